@@ -99,10 +99,10 @@ fn judge(group: &[&Candidate], policy: &Policy, now: Timestamp, zone: &TimeZone)
         for tag in policy.tags.iter().filter(|tag| candidate.tags.contains(tag)) {
             reasons.push(format!("has tag {tag}"));
         }
-        if let (Some(horizon), Some(within)) = (&horizon, &policy.within) {
-            if candidate.time > *horizon {
-                reasons.push(format!("within {within:#}"));
-            }
+        if let (Some(horizon), Some(within)) = (&horizon, &policy.within)
+            && candidate.time > *horizon
+        {
+            reasons.push(format!("within {within:#}"));
         }
         let time = candidate.time.to_zoned(zone.clone());
         reasons.extend(buckets.offer(&time, position, position + 1 == group.len()));
@@ -126,11 +126,11 @@ fn horizon(group: &[&Candidate], policy: &Policy, now: Timestamp, zone: &TimeZon
 
 /// No rule may empty a group: when all would go, the newest stays.
 fn spare_the_last(verdicts: &mut [Verdict]) {
-    if verdicts.iter().all(|verdict| !verdict.keep) {
-        if let Some(newest) = verdicts.first_mut() {
-            newest.keep = true;
-            newest.reasons.push("last image of its group".to_owned());
-        }
+    if verdicts.iter().all(|verdict| !verdict.keep)
+        && let Some(newest) = verdicts.first_mut()
+    {
+        newest.keep = true;
+        newest.reasons.push("last image of its group".to_owned());
     }
 }
 
