@@ -4,7 +4,17 @@
 //! replaced (I1); reading it needs one trait, deleting it another (I8).
 //! Knows nothing of packs, ids, frames or keys: names are opaque beyond their shape.
 
+pub mod fault;
+pub mod files;
+pub mod local;
 pub mod memory;
+pub mod record;
+pub mod sim;
+
+pub use fault::{Fault, FaultBackend, FaultPlan};
+pub use local::LocalBackend;
+pub use memory::MemoryBackend;
+pub use record::{Operation, RecordBackend};
 
 use std::fmt;
 use std::io;
@@ -122,8 +132,8 @@ pub enum Error {
     /// The home of the store is full, or the quota used up.
     #[error("{name}: no space left in the store")]
     NoSpace {
-        /// The object that did not fit.
-        name: Name,
+        /// The object, folder or root that did not fit.
+        name: Box<str>,
         /// What the system said.
         #[source]
         source: io::Error,
@@ -183,24 +193,29 @@ pub enum Error {
 }
 
 impl Error {
-    /// Sorts what the system said about `name` into what a caller can act on.
-    fn from_io(name: &Name, operation: &'static str, source: io::Error) -> Error {
-        match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Error::NotFound { name: name.clone() },
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Error::NoSpace { name: name.clone(), source }
-            }
-            _ => Error::from_folder_io(name.as_str(), operation, source),
+    /// Sorts what the system said while reading `name`.
+    fn reading(name: &Name, operation: &'static str, source: io::Error) -> Error {
+        if is_absent(&source) {
+            return Error::NotFound { name: name.clone() };
         }
+        Error::Io { name: name.as_str().into(), operation, source }
     }
 
-    /// The same for folders and roots, which have no [`Name`].
-    fn from_folder_io(place: &str, operation: &'static str, source: io::Error) -> Error {
+    /// Sorts what the system said while changing something at `place`: an object, a folder or a root. That something is
+    /// missing is no `NotFound` here, as nobody asked for an object.
+    fn changing(place: &str, operation: &'static str, source: io::Error) -> Error {
+        let name = place.into();
         match source.kind() {
-            io::ErrorKind::ReadOnlyFilesystem => Error::ReadOnly { name: place.into(), operation },
-            _ => Error::Io { name: place.into(), operation, source },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::NoSpace { name, source },
+            io::ErrorKind::ReadOnlyFilesystem => Error::ReadOnly { name, operation },
+            _ => Error::Io { name, operation, source },
         }
     }
+}
+
+/// Whether the system says that there is nothing of that name.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// The length of `range` in an object of `size` bytes, as a length in memory; [`Error::Short`] when it reaches past the

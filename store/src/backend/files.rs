@@ -1,0 +1,145 @@
+//! The calls that the local backend makes to the system, as a trait, so that a simulated disk can stand in for it.
+//!
+//! Promise: [`OsFiles`] is one system call, or the obvious few, for each method; no order, no retry, no cleaning up.
+//! Knows nothing of names, objects or what makes a put durable: that is `local.rs`.
+
+use std::ffi::OsString;
+use std::fmt::Debug;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+
+/// What lies in a folder.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// Its last component.
+    pub name: OsString,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// Files and folders; anything else is not listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A regular file of so many bytes.
+    File(u64),
+    /// A folder.
+    Folder,
+}
+
+/// What the local backend asks of a filesystem.
+pub trait Files: Send + Sync + Debug {
+    /// An open file.
+    type File;
+
+    /// A new empty file; `AlreadyExists` when the path is taken.
+    fn create_new(&self, path: &Path) -> io::Result<Self::File>;
+    /// Appends some of `bytes`; how many is the result.
+    fn write(&self, file: &mut Self::File, bytes: &[u8]) -> io::Result<usize>;
+    /// Makes the file's content durable; not its name.
+    fn sync(&self, file: &Self::File) -> io::Result<()>;
+    /// Gives a file a second name; `AlreadyExists` when that is taken.
+    fn link_new(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives a file another name; `AlreadyExists` when that is taken. For filesystems without hard links.
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Takes a file's name away.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes a folder that only its owner may look into; `AlreadyExists` when the path is taken.
+    fn make_folder(&self, path: &Path) -> io::Result<()>;
+    /// Makes the names in a folder durable.
+    fn sync_folder(&self, path: &Path) -> io::Result<()>;
+    /// At most `length` bytes from `offset` on, fewer only at the end of the file.
+    fn read(&self, path: &Path, offset: u64, length: usize) -> io::Result<Vec<u8>>;
+    /// The files and folders in a folder, in any order. What vanishes meanwhile is left out.
+    fn list(&self, path: &Path) -> io::Result<Vec<Found>>;
+    /// What there is at a path; `NotFound` for things that are neither file nor folder, too.
+    fn kind(&self, path: &Path) -> io::Result<Kind>;
+    /// Bytes that may still be written by the likes of us.
+    fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+}
+
+/// The real thing.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct OsFiles;
+
+impl Files for OsFiles {
+    type File = File;
+
+    fn create_new(&self, path: &Path) -> io::Result<File> {
+        OpenOptions::new().write(true).create_new(true).open(path)
+    }
+
+    fn write(&self, file: &mut File, bytes: &[u8]) -> io::Result<usize> {
+        file.write(bytes)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_all()
+    }
+
+    fn link_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        Ok(rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn make_folder(&self, path: &Path) -> io::Result<()> {
+        // A store holds what only root may read on the disks it was made from.
+        DirBuilder::new().mode(0o700).create(path)
+    }
+
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        match File::open(path)?.sync_all() {
+            // Some network and FUSE filesystems have no such call for folders; there is nothing better to do there.
+            Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::INVAL | Errno::OPNOTSUPP)) => {
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn read(&self, path: &Path, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(offset))?;
+        let mut bytes = Vec::with_capacity(length);
+        file.take(u64::try_from(length).unwrap_or(u64::MAX)).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<Found>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            match self.kind(&entry.path()) {
+                Ok(kind) => found.push(Found { name: entry.file_name(), kind }),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    fn kind(&self, path: &Path) -> io::Result<Kind> {
+        let metadata = fs::metadata(path)?;
+        match metadata.file_type() {
+            kind if kind.is_dir() => Ok(Kind::Folder),
+            kind if kind.is_file() => Ok(Kind::File(metadata.len())),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        let space = rustix::fs::statvfs(path)?;
+        Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+}
