@@ -390,3 +390,154 @@ fn make_durable_folder<F: Files>(files: &F, path: &Path) -> io::Result<()> {
     make_folder(files, path)?;
     files.sync_folder(parent)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::sim::{SimFault, SimFiles};
+
+    const ROOT: &str = "/store";
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    fn store() -> (SimFiles, LocalBackend<SimFiles>) {
+        let files = SimFiles::new();
+        let backend = LocalBackend::create_on(files.clone(), ROOT).unwrap();
+        (files, backend)
+    }
+
+    fn temporaries(files: &SimFiles) -> usize {
+        files.list(&Path::new(ROOT).join(TEMPORARIES)).unwrap().len()
+    }
+
+    /// Room for the reserve and some packs, and the packs that fit.
+    fn full_store() -> (SimFiles, LocalBackend<SimFiles>) {
+        let (files, backend) = store();
+        files.set_capacity(Some(u64::try_from(RESERVE_BYTES + 100_000).unwrap()));
+        let full = (0..).find_map(|n| backend.put(&name(&format!("packs/{n}")), &[1; 9000]).err()).unwrap();
+        assert!(matches!(full, Error::NoSpace { .. }));
+        (files, backend)
+    }
+
+    #[test]
+    fn a_full_store_can_still_be_collected() {
+        for record in ["condemned/x", "images/x.forgotten", "moves/x", "sessions/x"] {
+            let (files, backend) = full_store();
+            assert_eq!(temporaries(&files), 1, "the reserve, and nothing of the put that failed");
+            assert_eq!(backend.put(&name(record), &[2; 9000]).unwrap(), Put::Created);
+            assert_eq!(backend.get_all(&name(record), 9000).unwrap(), [2; 9000]);
+            assert_eq!(temporaries(&files), 0);
+        }
+    }
+
+    #[test]
+    fn packs_do_not_use_the_reserve() {
+        let (files, backend) = full_store();
+        for object in ["packs/more", "config"] {
+            assert!(matches!(backend.put(&name(object), &[1; 9000]), Err(Error::NoSpace { .. })));
+        }
+        assert_eq!(temporaries(&files), 1);
+    }
+
+    #[test]
+    fn the_reserve_comes_back_when_there_is_room() {
+        let (files, backend) = full_store();
+        assert!(backend.ensure_reserve().unwrap());
+        backend.put(&name("condemned/x"), &[2; 9000]).unwrap();
+        assert!(!backend.ensure_reserve().unwrap());
+        assert_eq!(temporaries(&files), 0, "no torn reserve");
+        backend.delete(&name("packs/0")).unwrap();
+        assert!(backend.ensure_reserve().unwrap());
+        let reserve = files.read(&backend.reserve(), 0, RESERVE_BYTES).unwrap();
+        assert!(reserve.len() == RESERVE_BYTES && reserve.iter().any(|byte| *byte != 0));
+    }
+
+    #[test]
+    fn leftovers_are_cleaned_and_the_reserve_stays() {
+        let (files, backend) = store();
+        for leftover in ["/store/tmp/one", "/store/tmp/two"] {
+            files.create_new(Path::new(leftover)).unwrap();
+        }
+        assert_eq!(backend.clean_temporaries().unwrap(), 2);
+        assert_eq!(backend.clean_temporaries().unwrap(), 0);
+        assert_eq!(files.kind(&backend.reserve()).unwrap(), Kind::File(4 << 20));
+    }
+
+    #[test]
+    fn temporaries_and_the_index_are_not_listed() {
+        let (files, backend) = store();
+        files.make_folder(Path::new("/store/index")).unwrap();
+        for stray in ["/store/index/db", "/store/README", "/store/packs/.nfs0001", "/store/tmp/left"] {
+            files.create_new(Path::new(stray)).unwrap();
+        }
+        assert_eq!(backend.list("").unwrap(), []);
+    }
+
+    #[test]
+    fn a_read_only_store_opens_and_reads() {
+        let (files, backend) = store();
+        backend.put(&name("packs/ab/x"), b"x").unwrap();
+        files.set_read_only(true);
+        let backend = LocalBackend::open_on(files, ROOT).unwrap();
+        assert_eq!(backend.get_all(&name("packs/ab/x"), 1).unwrap(), b"x");
+        assert_eq!(backend.list("packs").unwrap().len(), 1);
+        assert!(matches!(backend.put(&name("packs/ab/y"), b"y"), Err(Error::ReadOnly { .. })));
+        assert!(matches!(backend.delete(&name("packs/ab/x")), Err(Error::ReadOnly { .. })));
+    }
+
+    /// To list nothing where a store was a moment ago would tell a collector that all packs are gone, or all images.
+    #[test]
+    fn a_store_that_is_not_mounted_is_not_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("store");
+        assert!(matches!(LocalBackend::open(&root), Err(Error::Io { .. })));
+        let backend = LocalBackend::create(&root).unwrap();
+        std::fs::remove_dir(root.join("condemned")).unwrap();
+        assert_eq!(backend.list("condemned").unwrap(), []);
+        std::fs::remove_dir_all(&root).unwrap();
+        for folder in ["", "packs", "images", "condemned", "packs/ab"] {
+            assert!(matches!(backend.list(folder), Err(Error::Io { .. })), "{folder:?}");
+        }
+    }
+
+    #[test]
+    fn folders_lost_in_copying_are_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let backend = LocalBackend::create(folder.path()).unwrap();
+        std::fs::remove_file(backend.reserve()).unwrap();
+        for lost in ["condemned", "moves", "sessions", "tmp"] {
+            std::fs::remove_dir(folder.path().join(lost)).unwrap();
+        }
+        let backend = LocalBackend::open(folder.path()).unwrap();
+        assert_eq!(backend.clean_temporaries().unwrap(), 0);
+        assert_eq!(backend.put(&name("sessions/x"), b"x").unwrap(), Put::Created);
+        assert!(backend.ensure_reserve().unwrap());
+    }
+
+    #[test]
+    fn a_folder_whose_sync_failed_acknowledges_no_more() {
+        let (files, backend) = store();
+        backend.put(&name("packs/ab/warm"), b"x").unwrap();
+        // The sync of the folder is the last call of a put.
+        let before = files.calls();
+        backend.put(&name("packs/ab/probe"), b"x").unwrap();
+        let calls = files.calls() - before;
+        files.arm(calls, SimFault::Eio);
+        assert!(backend.put(&name("packs/ab/new"), b"x").is_err());
+        assert!(backend.put(&name("packs/ab/new"), b"x").is_err());
+        assert!(backend.put(&name("packs/ab/other"), b"x").is_err());
+        assert!(backend.delete(&name("packs/ab/warm")).is_err());
+        assert_eq!(backend.put(&name("packs/cd/new"), b"x").unwrap(), Put::Created);
+    }
+
+    #[test]
+    fn the_root_is_for_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let backend = LocalBackend::create(folder.path().join("a/b")).unwrap();
+        assert_eq!(std::fs::metadata(backend.root()).unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(backend.free_bytes().is_some_and(|bytes| bytes > 0));
+    }
+}

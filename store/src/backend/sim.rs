@@ -52,7 +52,8 @@ enum Node {
 
 #[derive(Clone, Default, Debug)]
 struct Content {
-    live: Vec<u8>,
+    /// Shared with copies of the filesystem until it is written to.
+    live: Arc<Vec<u8>>,
     /// So much of `live` is on the disk.
     durable: usize,
     /// A sync failed: from `durable` on, nothing will ever reach the disk.
@@ -69,7 +70,7 @@ struct Change {
     forgotten: bool,
 }
 
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 struct State {
     contents: Vec<Content>,
     live: BTreeMap<PathBuf, Node>,
@@ -95,6 +96,11 @@ impl SimFiles {
         let mut state = self.state();
         state.fault = Some((state.calls.saturating_add(at_call), fault));
         state.fired = false;
+    }
+
+    /// Another filesystem with the same content, for a test to start from again and again.
+    pub fn copy(&self) -> SimFiles {
+        SimFiles { state: Arc::new(Mutex::new(self.state().clone())) }
     }
 
     /// Whether the armed fault has happened.
@@ -214,7 +220,8 @@ impl Files for SimFiles {
             return Err(Errno::NOSPC.into());
         }
         let written = wanted.min(room);
-        state.content(file.0)?.live.extend(bytes.iter().take(written));
+        Arc::make_mut(&mut state.content(file.0)?.live)
+            .extend_from_slice(bytes.get(..written).unwrap_or_default());
         Ok(written)
     }
 
@@ -397,6 +404,7 @@ fn tear(content: &mut Content, survives: f64, rng: &mut StdRng) {
     let Content { live, durable, .. } = content;
     if *durable < live.len() {
         // The length is a matter of its own: often all of it, with nothing written inside.
+        let live = Arc::make_mut(live);
         let length = if rng.random_bool(0.5) { live.len() } else { rng.random_range(*durable..live.len()) };
         live.truncate(length);
         let unsynced = live.get_mut(*durable..).unwrap_or_default();
