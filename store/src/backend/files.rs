@@ -143,3 +143,35 @@ impl Files for OsFiles {
         Ok(space.f_bavail.saturating_mul(space.f_frsize))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_way_to_a_name_replaces() {
+        let folder = tempfile::tempdir().unwrap();
+        let [old, new] = ["old", "new"].map(|name| folder.path().join(name));
+        fs::write(&old, "old").unwrap();
+        fs::write(&new, "new").unwrap();
+        for give in [OsFiles::link_new, OsFiles::rename_new] {
+            let refused = give(&OsFiles, &new, &old).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(fs::read(&old).unwrap(), b"old");
+            assert_eq!(fs::read(&new).unwrap(), b"new");
+        }
+        let free = folder.path().join("free");
+        OsFiles.rename_new(&new, &free).unwrap();
+        assert_eq!((fs::read(&free).unwrap().as_slice(), new.exists()), (&b"new"[..], false));
+    }
+
+    #[test]
+    fn what_is_neither_file_nor_folder_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("nowhere", folder.path().join("dangling")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
+        fs::write(folder.path().join("file"), "four").unwrap();
+        let expected = Found { name: "file".into(), kind: Kind::File(4) };
+        assert_eq!(OsFiles.list(folder.path()).unwrap(), [expected]);
+    }
+}
