@@ -1,0 +1,37 @@
+//! System calls that no safe crate offers, one wrapper each.
+//!
+//! Promise: no logic here, and `unsafe` nowhere else in this crate.
+//! Knows nothing of why they are called.
+#![allow(unsafe_code)]
+
+use std::os::fd::BorrowedFd;
+
+use rustix::io::Result;
+use rustix::ioctl::{Getter, NoArg, Setter, ioctl};
+
+/// linux include/uapi/linux/fs.h: `_IO(0x12, 95)`.
+const BLKRRPART: u32 = 0x125f;
+/// linux include/uapi/linux/fs.h: `_IO(0x12, 127)`.
+const BLKZEROOUT: u32 = 0x127f;
+/// linux include/uapi/linux/loop.h.
+const LOOP_GET_STATUS64: u32 = 0x4c05;
+/// Size of `struct loop_info64`, linux include/uapi/linux/loop.h.
+pub(crate) const LOOP_INFO_BYTES: usize = 232;
+
+/// Makes the kernel read the partition table again.
+pub(crate) fn reread_partitions(device: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: BLKRRPART takes no argument and touches no memory of ours.
+    unsafe { ioctl(device, NoArg::<BLKRRPART>::new()) }
+}
+
+/// Makes `[offset, length]` read as zeros; both must be whole sectors.
+pub(crate) fn zero_out(device: BorrowedFd<'_>, span: [u64; 2]) -> Result<()> {
+    // SAFETY: BLKZEROOUT reads two u64 from the pointer that Setter passes, and writes nothing there.
+    unsafe { ioctl(device, Setter::<BLKZEROOUT, [u64; 2]>::new(span)) }
+}
+
+/// The bytes of `struct loop_info64` of a loop device.
+pub(crate) fn loop_status(device: BorrowedFd<'_>) -> Result<[u8; LOOP_INFO_BYTES]> {
+    // SAFETY: LOOP_GET_STATUS64 fills exactly the 232 bytes of `struct loop_info64`, which may hold any values.
+    unsafe { ioctl(device, Getter::<LOOP_GET_STATUS64, [u8; LOOP_INFO_BYTES]>::new()) }
+}
