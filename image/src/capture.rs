@@ -1,0 +1,343 @@
+//! From a device to an image: workers take segments in device order, cut them into runs, and hand both to the store.
+//!
+//! Promise: the image's runs depend on the device's bytes, its regions and the store's config only (I4); the source is
+//! only read (I7); what could not be read is a bad range in the manifest, never silently zeros. Memory is one window
+//! and one carried rest for each thread, whatever the device's size.
+//! Knows nothing of packs or of partition tables.
+
+use std::sync::{Mutex, PoisonError};
+
+use disk::{AlignedBuffer, Extent, ReadAt};
+use store::{Description, ImageId, Manifest, NewChunk, NewRun, Store, Writer, WriterOptions};
+
+use crate::cutter::{CutRule, CutRun, Cutter};
+use crate::rescue::Rescuer;
+use crate::segment::{BLOCK_BYTES, Grid, Segment, in_memory};
+use crate::source::join_extents;
+use crate::{Counter, Error, Note, Progress, SourceInfo, workers};
+
+/// What a worker reads at once: large enough to keep any disk busy, small enough for 64 threads in 512 MiB. A multiple
+/// of [`BLOCK_BYTES`]; no effect on the runs (I4).
+pub(crate) const WINDOW_BYTES: usize = 4 << 20;
+
+/// How often a source is read when a collector takes away packs that the new image relied on (DESIGN.md §5). Each try
+/// needs such a collection at the very moment; three in a row mean that something else is wrong.
+const CAPTURE_ATTEMPTS_MAX: u32 = 3;
+
+/// How to capture, and what the manifest says besides the source.
+#[derive(Clone, Debug, Default)]
+pub struct CaptureOptions {
+    /// Compression, lock, pack size. Its `threads` are the store's own.
+    pub writer: WriterOptions,
+    /// Threads that read, cut and hash; 0: one for each processor.
+    pub threads: usize,
+    /// RFC 3339, UTC: now.
+    pub created: String,
+    /// This machine.
+    pub host: String,
+    /// Name for people; the source's serial number or name when `None`.
+    pub disk: Option<String>,
+    /// For people.
+    pub tags: Vec<String>,
+    /// For people.
+    pub comment: String,
+}
+
+/// An image that is published and confirmed.
+#[derive(Clone, Debug)]
+pub struct Captured {
+    /// Its id.
+    pub image: ImageId,
+    /// Its manifest, with the statistics.
+    pub manifest: Manifest,
+    /// The source as it was read: with bad ranges, and for a stream with its size.
+    pub source: SourceInfo,
+}
+
+/// Captures `device`, which `source` describes, into `store`.
+///
+/// Interrupted through `progress`, it keeps in the store what it has stored (the next capture finds it) and returns
+/// [`Error::Interrupted`].
+pub fn capture(
+    source: &SourceInfo,
+    device: &dyn ReadAt,
+    store: &Store,
+    options: &CaptureOptions,
+    progress: &dyn Progress,
+) -> Result<Captured, Error> {
+    let mut attempt = 1;
+    loop {
+        match capture_once(source, device, store, options, WINDOW_BYTES, progress) {
+            Err(Error::Store(store::Error::PacksVanished { .. })) if attempt < CAPTURE_ATTEMPTS_MAX => {
+                attempt += 1;
+                progress.note(Note::CapturingAgain { attempt });
+            }
+            result => return result,
+        }
+    }
+}
+
+/// One try, with the window size as an argument so that tests can show that it does not matter.
+fn capture_once(
+    source: &SourceInfo,
+    device: &dyn ReadAt,
+    store: &Store,
+    options: &CaptureOptions,
+    window_bytes: usize,
+    progress: &dyn Progress,
+) -> Result<Captured, Error> {
+    let rule = cut_rule(store)?;
+    let grid = Grid::new(&source.regions, store.config().segment_bytes)?;
+    let parent = newest_image_of(store, source, options)?;
+    let writer = store.writer(&options.writer)?;
+    progress.total(Some(source.bytes()));
+    let rescuer = Rescuer::new(device, progress);
+    let job = Job { device, rescuer, rule, writer: &writer, window_bytes, progress, bad: Mutex::default() };
+    let room = carry_room(&rule);
+    let buffer = || AlignedBuffer::new(room + window_bytes);
+    let done = workers::run(options.threads, grid.len(), progress, buffer, |buffer, number| {
+        match grid.segment(number) {
+            Some(segment) => capture_segment(&job, &segment, buffer, room),
+            None => Ok(()),
+        }
+    });
+    let bad = job.bad.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Err(error) = done {
+        return Err(give_up(writer, error));
+    }
+    let source = SourceInfo { bad_ranges: join_extents(bad), ..source.clone() };
+    finish(writer, source, parent, options)
+}
+
+/// Publishes the image.
+pub(crate) fn finish(
+    writer: Writer,
+    source: SourceInfo,
+    parent: Option<ImageId>,
+    options: &CaptureOptions,
+) -> Result<Captured, Error> {
+    let disk = disk_name(&source, options);
+    let description = Description {
+        created: options.created.clone(),
+        host: options.host.clone(),
+        tags: options.tags.clone(),
+        comment: options.comment.clone(),
+        bytes: source.bytes(),
+        parent,
+        source: source.to_value(&disk)?,
+        disk,
+    };
+    let finished = writer.finish(description)?;
+    Ok(Captured { image: finished.image, manifest: finished.manifest, source })
+}
+
+/// Ends the session, keeping what was stored for the next try; the error that led here is what counts.
+pub(crate) fn give_up(writer: Writer, error: Error) -> Error {
+    match writer.abandon() {
+        Ok(()) | Err(_) => error,
+    }
+}
+
+/// The newest finished image of the same disk: by serial number, or by name on the same machine.
+pub(crate) fn newest_image_of(
+    store: &Store,
+    source: &SourceInfo,
+    options: &CaptureOptions,
+) -> Result<Option<ImageId>, Error> {
+    let disk = disk_name(source, options);
+    let anywhere = source.identity.serial.is_some();
+    let same = |manifest: &Manifest| manifest.disk == disk && (anywhere || manifest.host == options.host);
+    let images = store.images()?;
+    let newest = images.iter().rev().find(|entry| {
+        entry.confirmed && entry.forgotten.is_none() && entry.manifest.as_ref().is_ok_and(same)
+    });
+    Ok(newest.map(|entry| entry.id))
+}
+
+fn disk_name(source: &SourceInfo, options: &CaptureOptions) -> String {
+    options.disk.clone().unwrap_or_else(|| source.identity.key().to_owned())
+}
+
+/// How the store wants images to be cut.
+pub(crate) fn cut_rule(store: &Store) -> Result<CutRule, Error> {
+    let config = store.config();
+    let chunks = config.rule.parse().map_err(|source| Error::Rule { found: config.rule.clone(), source })?;
+    Ok(CutRule::new(chunks, config.zero_run_bytes))
+}
+
+/// Room before the window for the carried rest, so that both are one slice and the window stays aligned.
+fn carry_room(rule: &CutRule) -> usize {
+    rule.carry_bytes_max().next_multiple_of(in_memory(BLOCK_BYTES))
+}
+
+/// What all workers share.
+struct Job<'a> {
+    device: &'a dyn ReadAt,
+    rescuer: Rescuer<'a>,
+    rule: CutRule,
+    writer: &'a Writer,
+    window_bytes: usize,
+    progress: &'a dyn Progress,
+    bad: Mutex<Vec<Extent>>,
+}
+
+fn capture_segment(job: &Job, segment: &Segment, buffer: &mut [u8], room: usize) -> Result<(), Error> {
+    let runs = if segment.excluded {
+        job.progress.add(Counter::Done, segment.extent.bytes);
+        vec![CutRun::Zeros(segment.extent.bytes)]
+    } else {
+        read_segment(job, segment.extent, buffer, room)?
+    };
+    let bad = bad_extents(segment.extent.offset, &runs);
+    job.bad.lock().unwrap_or_else(PoisonError::into_inner).extend(bad);
+    submit(job.writer, segment.number, runs, job.progress)
+}
+
+/// Hands a segment's runs to the store and counts them.
+pub(crate) fn submit(
+    writer: &Writer,
+    number: u64,
+    runs: Vec<CutRun<NewChunk>>,
+    progress: &dyn Progress,
+) -> Result<(), Error> {
+    let (mut zeros, mut bad) = (0, 0);
+    for run in &runs {
+        match run {
+            CutRun::Chunk(_) => {}
+            CutRun::Zeros(bytes) => zeros += bytes,
+            CutRun::Bad(bytes) => bad += bytes,
+        }
+    }
+    writer.submit(number, runs.into_iter().map(new_run).collect())?;
+    progress.add(Counter::Zeros, zeros);
+    progress.add(Counter::Bad, bad);
+    progress.stored(&writer.progress());
+    Ok(())
+}
+
+fn new_run(run: CutRun<NewChunk>) -> NewRun {
+    // Lossless: no run is longer than a segment, and the grid refuses segments over 2 GiB.
+    let length = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
+    match run {
+        CutRun::Chunk(chunk) => NewRun::Chunk(chunk),
+        CutRun::Zeros(bytes) => NewRun::Zeros { bytes: length(bytes) },
+        CutRun::Bad(bytes) => NewRun::Bad { bytes: length(bytes) },
+    }
+}
+
+/// Where the bad runs of a segment lie on the device.
+fn bad_extents(start: u64, runs: &[CutRun<NewChunk>]) -> Vec<Extent> {
+    let mut offset = start;
+    let mut bad = Vec::new();
+    for run in runs {
+        let bytes = match run {
+            CutRun::Chunk(chunk) => u64::from(chunk.bytes),
+            CutRun::Zeros(bytes) => *bytes,
+            CutRun::Bad(bytes) => {
+                bad.push(Extent { offset, bytes: *bytes });
+                *bytes
+            }
+        };
+        offset += bytes;
+    }
+    bad
+}
+
+/// Reads a segment window by window and cuts it.
+fn read_segment(
+    job: &Job,
+    segment: Extent,
+    buffer: &mut [u8],
+    room: usize,
+) -> Result<Vec<CutRun<NewChunk>>, Error> {
+    let mut cutter = Cutter::new(job.rule, |plain: &[u8]| Ok(job.writer.put(plain)?));
+    let mut offset = segment.offset;
+    while offset < segment.end() {
+        if job.progress.cancelled() {
+            return Err(Error::Interrupted);
+        }
+        let bytes = (segment.end() - offset).min(job.window_bytes as u64);
+        for piece in pieces(job.device, segment, Extent { offset, bytes })? {
+            match piece {
+                Piece::Hole(hole) if hole.bytes >= job.rule.hole_bytes_min() => {
+                    let carry = cutter.carry();
+                    cutter.hole(&buffer[room - carry..room], hole.bytes)?;
+                }
+                Piece::Hole(hole) => {
+                    let end = room + in_memory(hole.bytes);
+                    buffer[room..end].fill(0);
+                    cutter.feed(&buffer[room - cutter.carry()..end])?;
+                    keep_carry(buffer, room, end, cutter.carry());
+                }
+                Piece::Data(data) => feed_data(job, data, buffer, room, &mut cutter)?,
+            }
+        }
+        offset += bytes;
+        job.progress.add(Counter::Done, bytes);
+    }
+    let carry = cutter.carry();
+    cutter.finish(&buffer[room - carry..room])
+}
+
+/// Reads one piece into the window and feeds what is readable, with the bad ranges between.
+fn feed_data<P: FnMut(&[u8]) -> Result<NewChunk, Error>>(
+    job: &Job,
+    data: Extent,
+    buffer: &mut [u8],
+    room: usize,
+    cutter: &mut Cutter<NewChunk, P>,
+) -> Result<(), Error> {
+    let end = room + in_memory(data.bytes);
+    let bad = job.rescuer.read(data.offset, &mut buffer[room..end])?;
+    let mut from = room - cutter.carry();
+    for range in bad {
+        let start = room + in_memory(range.offset - data.offset);
+        cutter.feed(&buffer[from..start])?;
+        cutter.bad(&buffer[start - cutter.carry()..start], range.bytes)?;
+        from = start + in_memory(range.bytes);
+    }
+    cutter.feed(&buffer[from..end])?;
+    keep_carry(buffer, room, end, cutter.carry());
+    Ok(())
+}
+
+/// Moves the rest that the next call needs to just before the window.
+fn keep_carry(buffer: &mut [u8], room: usize, end: usize, carry: usize) {
+    buffer.copy_within(end - carry..end, room - carry);
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Piece {
+    Data(Extent),
+    Hole(Extent),
+}
+
+/// What of a window must be read, and what is a hole. Borders are widened to whole blocks of the segment's grid, so that
+/// holes give the runs that zeros would (I4).
+fn pieces(device: &dyn ReadAt, segment: Extent, window: Extent) -> Result<Vec<Piece>, Error> {
+    let floor = |offset: u64| segment.offset + (offset - segment.offset) / BLOCK_BYTES * BLOCK_BYTES;
+    let ceil = |offset: u64| segment.offset + (offset - segment.offset).next_multiple_of(BLOCK_BYTES);
+    let mut pieces = Vec::new();
+    let mut at = window.offset;
+    while at < window.end() {
+        let next = device.next_data(at).map_err(|source| Error::ReadSource {
+            offset: at,
+            bytes: window.bytes,
+            source,
+        })?;
+        // `next` begins at `at` or later; one that ends there too would not be an extent of data.
+        let data = next.filter(|extent| extent.end() > at && extent.offset < window.end());
+        let (start, end) = match data {
+            Some(extent) => (floor(extent.offset.max(at)).max(at), ceil(extent.end()).min(window.end())),
+            None => (window.end(), window.end()),
+        };
+        if start > at {
+            pieces.push(Piece::Hole(Extent { offset: at, bytes: start - at }));
+        }
+        if end > start {
+            pieces.push(Piece::Data(Extent { offset: start, bytes: end - start }));
+        }
+        at = end;
+    }
+    Ok(pieces)
+}

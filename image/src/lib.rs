@@ -1,0 +1,40 @@
+//! Images of devices: where `disk`, `chunker` and `store` meet.
+//!
+//! Capture goes device → segments → runs → store; restore, verify and the reader go the same road back. Everything that
+//! could hurt is a value first: [`CapturePlan`], [`RestorePlan`] are made, shown and compared before a byte is moved.
+//! Promise: the runs of an image depend on the device's bytes, its regions and the store's config only (I4); capture
+//! holds only `ReadAt` on its source (I7).
+//! Knows nothing of terminals, arguments or exit codes: it reports through [`Progress`] and returns values.
+
+#![forbid(unsafe_code)]
+
+mod capture;
+mod check;
+mod cutter;
+mod damage;
+mod error;
+mod expected;
+mod progress;
+mod reader;
+mod rescue;
+mod restore;
+mod segment;
+mod source;
+mod stream;
+mod verify;
+mod workers;
+
+pub use capture::{CaptureOptions, Captured, capture};
+pub use check::{CaptureChecks, CapturePlan, Concern, Severity, SourceFacts, StorePlace, plan_capture};
+pub use damage::Damage;
+pub use error::{Error, Family};
+pub use progress::{Counter, Note, Progress, StoreProgress};
+pub use reader::ImageReader;
+pub use restore::{
+    Compare, Refusal, RestoreOptions, RestorePlan, RestoreReport, StreamReport, TargetFacts, TargetKind,
+    Warning, plan_restore, plan_restore_file, restore, restore_to_stream,
+};
+pub use segment::{Grid, Segment};
+pub use source::{SourceInfo, SourceRegion};
+pub use stream::capture_stream;
+pub use verify::{Difference, VerifyReport, verify_against, verify_image};

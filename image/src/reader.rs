@@ -1,0 +1,203 @@
+//! A stored image as a device: any offset, any length.
+//!
+//! Promise: every byte comes from a chunk whose hash was checked (I3), or is zero because the image says so: zeros, bad
+//! ranges and volumes that were left out all read as zeros, and [`ImageReader::bad_extents`] tells the bad ones.
+//! Memory is bounded whatever is read. Needs no index and no lock. Knows nothing of filesystems.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use disk::{Extent, ReadAt};
+use lru::LruCache;
+use store::{ChunkId, PlacedRun, Run, StoredChunk, StoredImage};
+
+use crate::segment::in_memory;
+use crate::source::intersect;
+use crate::{Error, SourceInfo};
+
+/// Decoded chunks kept: enough for the metadata that a filesystem reads again and again while it is browsed.
+const CACHE_BYTES: usize = 64 << 20;
+
+/// Runs are asked for and kept in steps of this size: the reach of a leaf table.
+const RUNS_BYTES: u64 = 4 << 20;
+
+/// Lists of runs kept; each has some hundred entries, a full list (4 MiB in 512-byte chunks) takes 1 MiB.
+const RUN_LISTS_MAX: NonZeroUsize = NonZeroUsize::new(32).unwrap();
+
+/// Reads a stored image; shared by any number of threads.
+pub struct ImageReader {
+    image: StoredImage,
+    sector_bytes: u32,
+    chunks: Mutex<ChunkCache>,
+    runs: Mutex<LruCache<u64, Arc<Vec<PlacedRun>>>>,
+}
+
+impl ImageReader {
+    /// A reader of this image.
+    pub fn new(image: StoredImage) -> ImageReader {
+        let sector_bytes = SourceInfo::from_manifest(image.manifest())
+            .map_or(512, |info| info.identity.logical_sector_bytes.max(512));
+        let runs = Mutex::new(LruCache::new(RUN_LISTS_MAX));
+        ImageReader { image, sector_bytes, chunks: Mutex::new(ChunkCache::new(CACHE_BYTES)), runs }
+    }
+
+    /// The image behind.
+    pub fn image(&self) -> &StoredImage {
+        &self.image
+    }
+
+    /// What of an extent could not be read from the source, and so reads as zeros.
+    pub fn bad_extents(&self, extent: Extent) -> Result<Vec<Extent>, Error> {
+        let info = SourceInfo::from_manifest(self.image.manifest())?;
+        Ok(info.bad_ranges.iter().filter_map(|range| intersect(*range, extent)).collect())
+    }
+
+    /// The runs that overlap one step of [`RUNS_BYTES`].
+    fn runs(&self, step: u64) -> Result<Arc<Vec<PlacedRun>>, store::Error> {
+        let mut lists = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runs) = lists.get(&step) {
+            return Ok(runs.clone());
+        }
+        // Not while holding the lock: it may take a round trip to a remote store.
+        drop(lists);
+        let offset = step * RUNS_BYTES;
+        let bytes = RUNS_BYTES.min(self.image.bytes() - offset);
+        let runs = Arc::new(self.image.runs(offset, bytes)?);
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner).put(step, runs.clone());
+        Ok(runs)
+    }
+
+    /// Fills the part of `buf`, which begins at `offset`, that lies in one step.
+    fn read_step(&self, step: u64, part: Extent, offset: u64, buf: &mut [u8]) -> Result<(), disk::Error> {
+        let runs = self.runs(step).map_err(|error| self.foreign(part, error))?;
+        let mut missing: Vec<(StoredChunk, Extent)> = Vec::new();
+        for placed in runs.iter() {
+            let whole = Extent { offset: placed.offset, bytes: placed.run.bytes() };
+            let Some(wanted) = intersect(whole, part) else { continue };
+            match placed.run {
+                Run::Zeros { .. } | Run::Bad { .. } => target(buf, offset, wanted).fill(0),
+                Run::Chunk(chunk) => match self.cached(&chunk.id) {
+                    Some(plain) => copy(&plain, whole, wanted, offset, buf),
+                    None => missing.push((chunk, whole)),
+                },
+            }
+        }
+        let wanted: Vec<StoredChunk> = missing.iter().map(|(chunk, _)| *chunk).collect();
+        for ((chunk, whole), plain) in missing.into_iter().zip(self.image.fetch(&wanted)) {
+            let plain = Arc::new(plain.map_err(|error| self.foreign(whole, error))?);
+            if let Some(wanted) = intersect(whole, part) {
+                copy(&plain, whole, wanted, offset, buf);
+            }
+            self.chunks.lock().unwrap_or_else(PoisonError::into_inner).put(chunk.id, plain);
+        }
+        Ok(())
+    }
+
+    fn cached(&self, id: &ChunkId) -> Option<Arc<Vec<u8>>> {
+        self.chunks.lock().unwrap_or_else(PoisonError::into_inner).lru.get(id).cloned()
+    }
+
+    fn name(&self) -> PathBuf {
+        PathBuf::from(format!("image {}", self.image.id().short()))
+    }
+
+    fn foreign(&self, extent: Extent, source: store::Error) -> disk::Error {
+        let Extent { offset, bytes } = extent;
+        disk::Error::Foreign { path: self.name(), offset, bytes, source: Box::new(source) }
+    }
+}
+
+/// The part of `buf`, which begins at `offset`, that `extent` covers.
+fn target(buf: &mut [u8], offset: u64, extent: Extent) -> &mut [u8] {
+    let start = in_memory(extent.offset - offset);
+    &mut buf[start..start + in_memory(extent.bytes)]
+}
+
+/// Copies the wanted part of a chunk that lies at `whole`.
+fn copy(plain: &[u8], whole: Extent, wanted: Extent, offset: u64, buf: &mut [u8]) {
+    let skip = in_memory(wanted.offset - whole.offset);
+    // In bounds: the store returns as many bytes as the chunk has.
+    target(buf, offset, wanted).copy_from_slice(&plain[skip..skip + in_memory(wanted.bytes)]);
+}
+
+impl ReadAt for ImageReader {
+    fn size_bytes(&self) -> u64 {
+        self.image.bytes()
+    }
+
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), disk::Error> {
+        let expected = buf.len() as u64;
+        let found = self.size_bytes().saturating_sub(offset);
+        if expected > found {
+            return Err(disk::Error::ShortRead { path: self.name(), offset, expected, found });
+        }
+        let all = Extent { offset, bytes: expected };
+        for step in offset / RUNS_BYTES..all.end().div_ceil(RUNS_BYTES) {
+            let within = Extent { offset: step * RUNS_BYTES, bytes: RUNS_BYTES };
+            if let Some(part) = intersect(all, within) {
+                self.read_step(step, part, offset, buf)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Zeros and bad ranges are holes; an extent of data ends with its step at the latest.
+    fn next_data(&self, offset: u64) -> Result<Option<Extent>, disk::Error> {
+        let mut at = offset;
+        while at < self.size_bytes() {
+            let step = at / RUNS_BYTES;
+            let end = ((step + 1) * RUNS_BYTES).min(self.size_bytes());
+            let rest = Extent { offset: at, bytes: end - at };
+            let runs = self.runs(step).map_err(|error| self.foreign(rest, error))?;
+            let mut data: Option<Extent> = None;
+            let mut next = end;
+            for placed in runs.iter() {
+                let run = Extent { offset: placed.offset, bytes: placed.run.bytes() };
+                let is_chunk = matches!(placed.run, Run::Chunk(_));
+                // A long run of zeros may take many steps: none of them needs a look.
+                next = if is_chunk { end } else { run.end().max(end) };
+                match (intersect(run, rest), data.as_mut()) {
+                    (None, _) => {}
+                    (Some(part), None) => data = is_chunk.then_some(part),
+                    (Some(part), Some(data)) if is_chunk => data.bytes = part.end() - data.offset,
+                    (Some(_), Some(_)) => break,
+                }
+            }
+            if data.is_some() {
+                return Ok(data);
+            }
+            at = next;
+        }
+        Ok(None)
+    }
+
+    fn sector_bytes(&self) -> u32 {
+        self.sector_bytes
+    }
+}
+
+/// Decoded chunks up to a number of bytes, the least recently used leaving first.
+struct ChunkCache {
+    lru: LruCache<ChunkId, Arc<Vec<u8>>>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl ChunkCache {
+    fn new(bytes_max: usize) -> ChunkCache {
+        ChunkCache { lru: LruCache::unbounded(), bytes: 0, bytes_max }
+    }
+
+    fn put(&mut self, id: ChunkId, plain: Arc<Vec<u8>>) {
+        self.bytes += plain.len();
+        if let Some(before) = self.lru.put(id, plain) {
+            self.bytes -= before.len();
+        }
+        while self.bytes > self.bytes_max
+            && let Some((_, oldest)) = self.lru.pop_lru()
+        {
+            self.bytes -= oldest.len();
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Capture of a stream: the caller's thread reads segments, workers cut them.
+//!
+//! Promise: the same runs as the same bytes in a device without partitions. Memory is a fixed number of segments.
+//! Knows nothing of devices: a stream has no bad sectors, only an end and errors.
+
+use std::io::Read;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use disk::{Extent, Identity, Layout};
+use store::{Store, Writer};
+
+use crate::capture::{cut_rule, finish, give_up, newest_image_of, submit};
+use crate::cutter::{CutRule, Cutter};
+use crate::segment::{check_segment_bytes, in_memory};
+use crate::workers::{Failure, thread_count};
+use crate::{CaptureOptions, Captured, Counter, Error, Progress, SourceInfo, SourceRegion};
+
+/// Segments in memory, being read or cut, must not exceed this, so that a capture stays within 512 MiB.
+const STREAM_BYTES_MAX: u64 = 256 << 20;
+
+/// What is read between two looks at whether to go on.
+const READ_BYTES: usize = 1 << 20;
+
+/// Captures everything that `input` has to give.
+pub fn capture_stream(
+    input: &mut dyn Read,
+    store: &Store,
+    options: &CaptureOptions,
+    progress: &dyn Progress,
+) -> Result<Captured, Error> {
+    let rule = cut_rule(store)?;
+    let segment_bytes = store.config().segment_bytes;
+    check_segment_bytes(segment_bytes)?;
+    let mut source = SourceInfo::stream(Identity::stream(), Layout::default());
+    let parent = newest_image_of(store, &source, options)?;
+    let writer = store.writer(&options.writer)?;
+    progress.total(None);
+    match read_all(input, &writer, rule, segment_bytes, options.threads, progress) {
+        Err(error) => Err(give_up(writer, error)),
+        Ok(bytes) => {
+            source.identity.size_bytes = bytes;
+            if bytes > 0 {
+                let extent = Extent { offset: 0, bytes };
+                source.regions.push(SourceRegion { extent, volume: None, excluded: false });
+            }
+            finish(writer, source, parent, options)
+        }
+    }
+}
+
+/// A segment on its way to a worker.
+struct Filled {
+    number: u64,
+    buffer: Vec<u8>,
+    bytes: usize,
+}
+
+/// Reads to the end; returns the number of bytes.
+fn read_all(
+    input: &mut dyn Read,
+    writer: &Writer,
+    rule: CutRule,
+    segment_bytes: u64,
+    threads: usize,
+    progress: &dyn Progress,
+) -> Result<u64, Error> {
+    let threads = thread_count(threads);
+    let buffers = (STREAM_BYTES_MAX / segment_bytes).clamp(2, threads as u64 + 1);
+    let (to_workers, filled) = channel();
+    let (to_reader, empty) = channel();
+    for _ in 0..buffers {
+        // The receiver is alive: it is ours.
+        to_reader.send(Vec::new()).unwrap_or_default();
+    }
+    let filled = Mutex::new(filled);
+    let failure = Failure::default();
+    let bytes = thread::scope(|scope| {
+        for _ in 0..threads {
+            let to_reader = to_reader.clone();
+            let (filled, failure) = (&filled, &failure);
+            scope.spawn(move || cut_segments(filled, &to_reader, writer, rule, failure, progress));
+        }
+        // Only the workers' copies keep the reader waiting.
+        drop(to_reader);
+        let bytes = read_segments(input, segment_bytes, &empty, &to_workers, &failure, progress);
+        drop(to_workers);
+        bytes
+    });
+    failure.into_result()?;
+    bytes
+}
+
+/// The reader: fills buffers in order. Ends early, without an error of its own, when a worker has failed.
+fn read_segments(
+    input: &mut dyn Read,
+    segment_bytes: u64,
+    empty: &Receiver<Vec<u8>>,
+    to_workers: &Sender<Filled>,
+    failure: &Failure,
+    progress: &dyn Progress,
+) -> Result<u64, Error> {
+    let mut total = 0;
+    for number in 0.. {
+        let Ok(mut buffer) = empty.recv() else { break };
+        if failure.happened() {
+            break;
+        }
+        buffer.resize(in_memory(segment_bytes), 0);
+        let bytes = fill(input, &mut buffer, total, progress)?;
+        total += bytes as u64;
+        let last = bytes < buffer.len();
+        if bytes > 0 && to_workers.send(Filled { number, buffer, bytes }).is_err() {
+            break;
+        }
+        if last {
+            break;
+        }
+    }
+    Ok(total)
+}
+
+/// Fills a buffer, or as much of it as the stream has left.
+fn fill(
+    input: &mut dyn Read,
+    buffer: &mut [u8],
+    before: u64,
+    progress: &dyn Progress,
+) -> Result<usize, Error> {
+    let mut done = 0;
+    while done < buffer.len() {
+        if progress.cancelled() {
+            return Err(Error::Interrupted);
+        }
+        let end = buffer.len().min(done + READ_BYTES);
+        match input.read(&mut buffer[done..end]) {
+            Ok(0) => break,
+            Ok(bytes) => done += bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(source) => return Err(Error::ReadStream { offset: before + done as u64, source }),
+        }
+    }
+    Ok(done)
+}
+
+/// A worker: cuts segments until there are no more.
+fn cut_segments(
+    filled: &Mutex<Receiver<Filled>>,
+    to_reader: &Sender<Vec<u8>>,
+    writer: &Writer,
+    rule: CutRule,
+    failure: &Failure,
+    progress: &dyn Progress,
+) {
+    loop {
+        let next = filled.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(segment) = next else { return };
+        if !failure.happened()
+            && let Err(error) = cut_segment(&segment, writer, rule, progress)
+        {
+            failure.record(error);
+        }
+        // The reader may have ended before us: then nobody needs the buffer.
+        to_reader.send(segment.buffer).unwrap_or_default();
+    }
+}
+
+fn cut_segment(
+    segment: &Filled,
+    writer: &Writer,
+    rule: CutRule,
+    progress: &dyn Progress,
+) -> Result<(), Error> {
+    let bytes = &segment.buffer[..segment.bytes];
+    let mut cutter = Cutter::new(rule, |plain: &[u8]| Ok(writer.put(plain)?));
+    cutter.feed(bytes)?;
+    let carry = cutter.carry();
+    let runs = cutter.finish(&bytes[bytes.len() - carry..])?;
+    progress.add(Counter::Done, bytes.len() as u64);
+    submit(writer, segment.number, runs, progress)
+}
