@@ -28,6 +28,7 @@ for package in $packages; do dpkg -x "$work/debs/${package}"_*.deb "$work/root";
 for package in $new_packages; do dpkg -x "$work/debs/${package}"_*.deb "$work/new"; done
 mkdir -p "$work/root/var/log"
 seq -f 'day 1: something happened, number %.0f' 200000 > "$work/root/var/log/syslog"
+
 rm -f "$out" "$later"
 truncate -s "$image_bytes" "$out"
 printf 'label: gpt\nlabel-id: 5EEDCA50-0000-4000-8000-000000000001\nstart=%s, size=%s, type=linux, uuid=5EEDCA50-0000-4000-8000-000000000002\n' \
