@@ -27,7 +27,7 @@ const CAPTURE_ATTEMPTS_MAX: u32 = 3;
 /// How to capture, and what the manifest says besides the source.
 #[derive(Clone, Debug, Default)]
 pub struct CaptureOptions {
-    /// Compression, lock, pack size. Its `threads` are the store's own.
+    /// Compression, lock, pack size.
     pub writer: WriterOptions,
     /// Threads that read, cut and hash; 0: one for each processor.
     pub threads: usize,
@@ -200,28 +200,24 @@ pub(crate) fn submit(
     runs: Vec<CutRun<NewChunk>>,
     progress: &dyn Progress,
 ) -> Result<(), Error> {
-    let (mut zeros, mut bad) = (0, 0);
     for run in &runs {
-        match run {
-            CutRun::Chunk(_) => {}
-            CutRun::Zeros(bytes) => zeros += bytes,
-            CutRun::Bad(bytes) => bad += bytes,
-        }
+        let (counter, bytes) = match run {
+            CutRun::Chunk(chunk) if chunk.known => (Counter::Known, u64::from(chunk.bytes)),
+            CutRun::Chunk(chunk) => (Counter::New, u64::from(chunk.bytes)),
+            CutRun::Zeros(bytes) => (Counter::Zeros, *bytes),
+            CutRun::Bad(bytes) => (Counter::Bad, *bytes),
+        };
+        progress.add(counter, bytes);
     }
     writer.submit(number, runs.into_iter().map(new_run).collect())?;
-    progress.add(Counter::Zeros, zeros);
-    progress.add(Counter::Bad, bad);
-    progress.stored(&writer.progress());
     Ok(())
 }
 
 fn new_run(run: CutRun<NewChunk>) -> NewRun {
-    // Lossless: no run is longer than a segment, and the grid refuses segments over 2 GiB.
-    let length = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
     match run {
         CutRun::Chunk(chunk) => NewRun::Chunk(chunk),
-        CutRun::Zeros(bytes) => NewRun::Zeros { bytes: length(bytes) },
-        CutRun::Bad(bytes) => NewRun::Bad { bytes: length(bytes) },
+        CutRun::Zeros(bytes) => NewRun::Zeros { bytes },
+        CutRun::Bad(bytes) => NewRun::Bad { bytes },
     }
 }
 

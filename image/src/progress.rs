@@ -6,7 +6,6 @@
 use std::fmt;
 
 use disk::Extent;
-use store::WriterProgress;
 
 /// What is counted, all in bytes of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -14,6 +13,10 @@ use store::WriterProgress;
 pub enum Counter {
     /// Finished, out of the total.
     Done,
+    /// Capture, of these: in chunks that the store did not have.
+    New,
+    /// Capture: in chunks that it had.
+    Known,
     /// Of these: known to be zeros (holes included).
     Zeros,
     /// Capture: could not be read.
@@ -27,7 +30,7 @@ pub enum Counter {
 /// Something that a person should see when it happens, not only in the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Note {
+pub enum Note<'a> {
     /// A range of the source could not be read and is recorded as bad.
     BadRange(Extent),
     /// Chunks were lost to a collector while capture relied on them: the source is read again.
@@ -41,9 +44,11 @@ pub enum Note {
     HeadZeroed,
     /// Everything is written: the target is read back.
     Verifying,
+    /// What the store says during one of its own operations.
+    Store(&'a str),
 }
 
-impl fmt::Display for Note {
+impl fmt::Display for Note<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Note::BadRange(range) => {
@@ -56,6 +61,7 @@ impl fmt::Display for Note {
                 write!(f, "offset {:#x}: {} bytes are damaged in the store", range.offset, range.bytes)
             }
             Note::HeadZeroed => write!(f, "partition table taken out until everything else is written"),
+            Note::Store(text) => f.write_str(text),
             Note::Verifying => write!(f, "reading back what was written"),
         }
     }
@@ -72,12 +78,8 @@ pub trait Progress: Sync {
     fn add(&self, counter: Counter, bytes: u64) {
         let _ = (counter, bytes);
     }
-    /// Capture: what has gone into the store so far, new or deduplicated.
-    fn stored(&self, so_far: &WriterProgress) {
-        let _ = so_far;
-    }
     /// Something worth a line.
-    fn note(&self, note: Note) {
+    fn note(&self, note: Note<'_>) {
         let _ = note;
     }
     /// True once the person wants it to end: the operation stops at the next safe place with `Error::Interrupted`.
@@ -93,14 +95,16 @@ impl Progress for () {}
 pub struct StoreProgress<'a>(pub &'a dyn Progress);
 
 impl store::Progress for StoreProgress<'_> {
-    fn add(&self, what: store::Counter, amount: u64) {
-        if let store::Counter::Bytes = what {
-            self.0.add(Counter::Done, amount);
-        }
-    }
-
     fn total(&self, bytes: u64) {
         self.0.total(Some(bytes));
+    }
+
+    fn add(&self, bytes: u64) {
+        self.0.add(Counter::Done, bytes);
+    }
+
+    fn note(&self, text: &str) {
+        self.0.note(Note::Store(text));
     }
 
     fn cancelled(&self) -> bool {
