@@ -17,6 +17,8 @@ mod list;
 mod sys;
 mod system;
 mod table;
+#[cfg(test)]
+mod testing;
 mod uses;
 
 pub use content::{Content, probe};

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs as rfs;
 
 use crate::Error;
-use crate::system::System;
+use crate::system::{System, text};
 
 /// What kind of thing is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -109,6 +109,14 @@ impl Identity {
         Ok(identity)
     }
 
+    /// The identity of a block device that cannot be opened.
+    pub(crate) fn of_node(rdev: u64, path: &Path, size_bytes: u64, system: &System) -> Self {
+        let path = path.to_string_lossy().into_owned();
+        let mut identity = Self { name: path.clone(), path, size_bytes, ..Self::stream() };
+        identity.describe(rdev, system);
+        identity
+    }
+
     /// Adds what sysfs and udev know. A device that sysfs does not list (a container) keeps its path's name.
     fn describe(&mut self, rdev: u64, system: &System) {
         self.kind = DeviceKind::Disk;
@@ -142,14 +150,6 @@ impl Identity {
 
 fn name_of(folder: &Path) -> String {
     folder.file_name().unwrap_or_default().to_string_lossy().replace('!', "/")
-}
-
-/// One line of sysfs; `None` when it is missing, unreadable or blank.
-fn text(path: &Path) -> Option<String> {
-    let bytes = fs::read(path).ok()?;
-    let text = String::from_utf8_lossy(&bytes);
-    let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
-    (!text.is_empty()).then(|| text.to_owned())
 }
 
 fn flag(path: &Path) -> Option<bool> {

@@ -7,3 +7,6 @@ pub(crate) mod identity;
 pub(crate) mod medium;
 pub(crate) mod read;
 pub(crate) mod target;
+
+#[cfg(test)]
+mod tests;

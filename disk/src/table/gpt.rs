@@ -17,7 +17,10 @@ const ENTRIES_BYTES_MAX: u64 = 256 << 10;
 /// The part of a header that is defined and checked.
 const HEADER_BYTES: usize = 92;
 /// The part of an entry that is defined; entries may be longer.
-const ENTRY_BYTES: u32 = 128;
+const ENTRY_BYTES: usize = 128;
+/// `gptman` 3.1 reads as many bytes as its own struct has in memory, which is more than an entry; it ignores the rest.
+const GPTMAN_READS_BYTES: usize = 512;
+const _: () = assert!(size_of::<GPTPartitionEntry>() <= GPTMAN_READS_BYTES && size_of::<GPTHeader>() <= 512);
 const PRIMARY_LBA: u64 = 1;
 /// Where a primary's entries begin when the primary has to be made anew.
 const PRIMARY_ENTRIES_LBA: u64 = 2;
@@ -86,9 +89,8 @@ fn read_copy(device: &dyn ReadAt, sector: u64, lba: u64) -> Result<Gpt, Unusable
     if !raw_header.starts_with(b"EFI PART") {
         return Err(Unusable::Absent);
     }
-    let defined = raw_header.get(..HEADER_BYTES).unwrap_or_default();
     let header =
-        GPTHeader::read_from(&mut Cursor::new(defined)).map_err(|e| Unusable::Damaged(e.to_string()))?;
+        GPTHeader::read_from(&mut Cursor::new(&raw_header)).map_err(|e| Unusable::Damaged(e.to_string()))?;
     if header.primary_lba != lba {
         return Err(damaged("it says it is elsewhere"));
     }
@@ -100,7 +102,7 @@ fn read_entries(device: &dyn ReadAt, sector: u64, header: &GPTHeader) -> Result<
     let damaged = |why: &str| Unusable::Damaged(why.to_owned());
     let size = header.size_of_partition_entry;
     let bytes = u64::from(header.number_of_partition_entries).saturating_mul(u64::from(size));
-    if size < ENTRY_BYTES || !size.is_power_of_two() || bytes == 0 || bytes > ENTRIES_BYTES_MAX {
+    if size < 128 || !size.is_power_of_two() || bytes == 0 || bytes > ENTRIES_BYTES_MAX {
         return Err(damaged("impossible number or size of entries"));
     }
     let offset =
@@ -144,7 +146,10 @@ impl Gpt {
     fn entries(&self) -> impl Iterator<Item = (u32, GPTPartitionEntry)> {
         let size = usize::try_from(self.header.size_of_partition_entry).unwrap_or(usize::MAX);
         (1..).zip(self.raw_entries.chunks_exact(size)).filter_map(|(number, raw)| {
-            let entry = GPTPartitionEntry::read_from(&mut Cursor::new(raw)).ok()?;
+            let mut padded = [0; GPTMAN_READS_BYTES];
+            let defined = raw.first_chunk::<ENTRY_BYTES>()?;
+            padded.first_chunk_mut::<ENTRY_BYTES>()?.copy_from_slice(defined);
+            let entry = GPTPartitionEntry::read_from(&mut Cursor::new(padded)).ok()?;
             entry.is_used().then_some((number, entry))
         })
     }
