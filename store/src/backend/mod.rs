@@ -214,7 +214,7 @@ impl Error {
 }
 
 /// Whether the system says that there is nothing of that name.
-fn is_absent(error: &io::Error) -> bool {
+pub(crate) fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 

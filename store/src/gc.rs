@@ -1,0 +1,556 @@
+//! Garbage collection: condemn, look again, copy what is still needed, delete. The protocol and why it is safe: DESIGN §5.6.
+//!
+//! Promise: a chunk that any image needs is never deleted before a proved copy of it is published; a run that dies
+//! anywhere leaves a store in which the next one goes on; wholly dead packs go first, so that a full disk can be
+//! collected. Knows nothing of retention: it acts on tombstones.
+
+use crate::codec::{self, ChunkKind, Compression};
+use crate::id::{ChunkId, ImageId, PackId, SessionId};
+use crate::live::Live;
+use crate::manifest::Manifest;
+use crate::objects::{Objects, condemned_name, delete, image_name, mark_name, moves_name, pack_name};
+use crate::pack::{PACK_BYTES, PACK_BYTES_MAX, PackBuilder, PackEntry};
+use crate::reader::{KnownPacks, follow};
+use crate::session::{self, Condemned, MarkKind, Moves, Reason};
+use crate::table::Child;
+use crate::work::Work;
+use crate::{Error, Progress, Store};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
+
+/// Copying and looking again converges after one round unless somebody else writes; more than this is somebody else's
+/// collector running against ours, and the packs are left to the next run.
+const ROUNDS_MAX: usize = 8;
+/// A pack with less than this share of dead bytes is not worth copying.
+const DEAD_PERCENT_MIN: u64 = 2;
+
+/// How to collect.
+#[derive(Clone, Debug)]
+pub struct GcOptions {
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// How long to wait for another writer.
+    pub lock_wait: Duration,
+    /// Packs are rewritten, the worst first, until at most this share of the dead bytes is left.
+    pub leftover_percent: u32,
+    /// Act only on tombstones at least this old.
+    pub forgotten_older_than: Duration,
+    /// How long condemned packs are kept while other sessions live. Saves work; safety does not rest on it.
+    pub grace: Duration,
+    /// Packs are closed at this size.
+    pub pack_bytes: u32,
+}
+
+impl Default for GcOptions {
+    fn default() -> GcOptions {
+        GcOptions {
+            dry_run: false,
+            lock_wait: Duration::ZERO,
+            leftover_percent: 4,
+            forgotten_older_than: Duration::ZERO,
+            grace: Duration::from_secs(24 * 3600),
+            pack_bytes: PACK_BYTES,
+        }
+    }
+}
+
+/// What was done, or would be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GcReport {
+    /// Forgotten images whose manifests went.
+    pub images_removed: Vec<ImageId>,
+    /// Packs that went, those whose needed chunks were copied included.
+    pub packs_deleted: u64,
+    /// Of these, packs with chunks that were copied.
+    pub packs_rewritten: u64,
+    /// Condemned, and kept for the grace period as somebody else is at work.
+    pub packs_waiting: u64,
+    /// Kept because a needed chunk in them is damaged and has no copy, or their listing can't be read.
+    pub packs_spared: Vec<PackId>,
+    /// Size of all packs before.
+    pub bytes_before: u64,
+    /// How much smaller all packs are now (would be: an estimate).
+    pub bytes_freed: u64,
+    /// Dead bytes in packs that were not worth rewriting.
+    pub bytes_unused_left: u64,
+}
+
+/// A pack, and how much of it is needed.
+struct Weighed {
+    id: PackId,
+    bytes: u64,
+    live_bytes: u64,
+    dead_bytes: u64,
+}
+
+/// What a run will do: a value, so that it can be shown without being done.
+#[derive(Default)]
+struct Plan {
+    dead: Vec<Weighed>,
+    rewrite: Vec<Weighed>,
+    spared: Vec<PackId>,
+    unused_left: u64,
+}
+
+struct Collector<'a> {
+    work: Work,
+    options: &'a GcOptions,
+    progress: &'a dyn Progress,
+    live: Live,
+    /// Old pack -> packs that hold its chunks, as published by this run.
+    moved: BTreeMap<PackId, BTreeSet<PackId>>,
+    report: GcReport,
+}
+
+impl Store {
+    /// Collects what no image needs.
+    pub fn gc(&self, options: &GcOptions, progress: &dyn Progress) -> Result<GcReport, Error> {
+        let work = Work::begin(self, "gc", options.lock_wait, false)?;
+        let (live, moved, report) = (Live::default(), BTreeMap::new(), GcReport::default());
+        let mut collector = Collector { work, options, progress, live, moved, report };
+        let forgotten = collector.forgotten()?;
+        collector.refuse_unreadable(&forgotten)?;
+        if !options.dry_run {
+            forgotten.iter().try_for_each(|image| collector.remove_image(*image))?;
+        }
+        collector.report.images_removed = forgotten.iter().copied().collect();
+        collector.walk_images(&forgotten)?;
+        let plan = collector.plan()?;
+        collector.report_plan(&plan);
+        if !options.dry_run {
+            collector.carry_out(plan)?;
+        }
+        Ok(collector.report)
+    }
+}
+
+impl Collector<'_> {
+    fn store(&self) -> &Store {
+        self.work.store()
+    }
+
+    fn objects(&self) -> &Objects {
+        self.work.objects()
+    }
+
+    /// Images whose tombstones are old enough.
+    fn forgotten(&self) -> Result<BTreeSet<ImageId>, Error> {
+        let names = self.objects().image_names()?;
+        let now = jiff::Timestamp::now();
+        let old = |time: &str| {
+            let Ok(time) = time.parse::<jiff::Timestamp>() else { return true };
+            now.duration_since(time).unsigned_abs() >= self.options.forgotten_older_than
+        };
+        let mut forgotten = BTreeSet::new();
+        for image in
+            names.manifests.iter().filter(|id| names.marks.contains(&(**id, MarkKind::Forgotten.suffix())))
+        {
+            let protected = names.marks.contains(&(*image, MarkKind::Protected.suffix()));
+            let mark = self.objects().mark(*image, MarkKind::Forgotten);
+            // A damaged tombstone counts as absent, a protected image as not forgotten: the sides that lose nothing.
+            if !protected && matches!(mark, Ok(Some(mark)) if old(&mark.time)) {
+                forgotten.insert(*image);
+            }
+        }
+        Ok(forgotten)
+    }
+
+    /// Nothing can be proved unused beside an image that can't be read.
+    fn refuse_unreadable(&self, forgotten: &BTreeSet<ImageId>) -> Result<(), Error> {
+        self.manifests(forgotten).map(drop)
+    }
+
+    /// All images but these.
+    fn manifests(&self, without: &BTreeSet<ImageId>) -> Result<Vec<(ImageId, Manifest)>, Error> {
+        let mut manifests = Vec::new();
+        for image in self.objects().image_names()?.manifests.into_iter().filter(|id| !without.contains(id)) {
+            match self.objects().manifest(image) {
+                Ok(manifest) => manifests.push((image, manifest)),
+                Err(Error::NoImage { .. }) => {}
+                Err(error @ Error::Backend { .. }) => return Err(error),
+                Err(error) => return Err(Error::UnreadableImage { image, source: Box::new(error) }),
+            }
+        }
+        Ok(manifests)
+    }
+
+    /// The manifest first (I2), the tombstone last, so that a run that dies between them is taken up again.
+    fn remove_image(&self, image: ImageId) -> Result<(), Error> {
+        let power = self.store().powers().delete.clone();
+        delete(self.objects(), power.as_ref(), &image_name(image))?;
+        delete(self.objects(), power.as_ref(), &mark_name(image, MarkKind::Ok))?;
+        delete(self.objects(), power.as_ref(), &mark_name(image, MarkKind::Forgotten))
+    }
+
+    fn walk_images(&mut self, without: &BTreeSet<ImageId>) -> Result<(), Error> {
+        for (image, manifest) in self.manifests(without)? {
+            self.check_cancelled()?;
+            self.live.add_image(image, &manifest, self.work.store().reader())?;
+        }
+        Ok(())
+    }
+
+    fn check_cancelled(&self) -> Result<(), Error> {
+        if self.progress.cancelled() { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
+    fn plan(&mut self) -> Result<Plan, Error> {
+        let condemned = self.objects().condemned_packs()?;
+        let mut plan = Plan::default();
+        let mut partly = Vec::new();
+        for (id, bytes) in self.objects().packs()? {
+            self.report.bytes_before += bytes;
+            let Some(weighed) = self.weigh(id, bytes)? else {
+                plan.spared.push(id);
+                continue;
+            };
+            match weighed.live_bytes {
+                0 => plan.dead.push(weighed),
+                _ if condemned.contains(&id) => plan.rewrite.push(weighed),
+                _ if weighed.dead_bytes > 0 => partly.push(weighed),
+                _ => {}
+            }
+        }
+        self.choose(partly, &mut plan);
+        Ok(plan)
+    }
+
+    /// How much of a pack is needed; `None` when its listing can't be read.
+    fn weigh(&self, id: PackId, bytes: u64) -> Result<Option<Weighed>, Error> {
+        let Some(entries) = self.entries(id, bytes)? else { return Ok(None) };
+        let (mut live_bytes, mut dead_bytes) = (0, 0);
+        for entry in &entries {
+            let sum = if self.live.contains(entry.id) { &mut live_bytes } else { &mut dead_bytes };
+            *sum += u64::from(entry.stored_bytes);
+        }
+        Ok(Some(Weighed { id, bytes, live_bytes, dead_bytes }))
+    }
+
+    fn entries(&self, id: PackId, bytes: u64) -> Result<Option<Vec<PackEntry>>, Error> {
+        if let Some(entries) = self.work.catalogue().records().get(id, bytes) {
+            return Ok(Some(entries));
+        }
+        match self.objects().listing(id, bytes) {
+            Ok(entries) => Ok(Some(entries)),
+            Err(error) if error.family() == crate::Family::Damaged => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The packs with most to gain, until little of what is dead is left.
+    fn choose(&self, mut partly: Vec<Weighed>, plan: &mut Plan) {
+        let dead: u64 = partly.iter().chain(&plan.dead).map(|pack| pack.dead_bytes).sum();
+        let allowed = dead * u64::from(self.options.leftover_percent) / 100;
+        let mut left: u64 = partly.iter().map(|pack| pack.dead_bytes).sum();
+        partly.sort_by_key(|pack| std::cmp::Reverse((pack.dead_bytes * 1000 / pack.bytes.max(1), pack.id)));
+        for pack in partly {
+            if left > allowed && pack.dead_bytes * 100 >= pack.bytes * DEAD_PERCENT_MIN {
+                left -= pack.dead_bytes;
+                plan.rewrite.push(pack);
+            }
+        }
+        plan.unused_left = left;
+    }
+
+    fn report_plan(&mut self, plan: &Plan) {
+        let all = || plan.dead.iter().chain(&plan.rewrite);
+        self.report.packs_deleted = all().count() as u64;
+        self.report.packs_rewritten = plan.rewrite.len() as u64;
+        self.report.packs_spared = plan.spared.clone();
+        self.report.bytes_unused_left = plan.unused_left;
+        self.report.bytes_freed = all().map(|pack| pack.bytes.saturating_sub(pack.live_bytes)).sum();
+        self.progress.total(all().map(|pack| pack.bytes).sum());
+    }
+
+    fn carry_out(&mut self, plan: Plan) -> Result<(), Error> {
+        self.report.packs_deleted = 0;
+        self.report.packs_rewritten = 0;
+        self.collect(plan.dead.iter().map(|pack| pack.id).collect())?;
+        // In portions, so that a nearly full disk needs room for one portion's copies only.
+        for portion in portions(&plan.rewrite) {
+            self.check_cancelled()?;
+            self.collect(portion)?;
+        }
+        self.retire()?;
+        let after: u64 = self.objects().packs()?.values().sum();
+        self.report.bytes_freed = self.report.bytes_before.saturating_sub(after);
+        Ok(())
+    }
+
+    /// Steps 3 to 8 of DESIGN §5.6 for some packs.
+    fn collect(&mut self, packs: Vec<PackId>) -> Result<(), Error> {
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let mut packs: BTreeSet<PackId> = packs.into_iter().collect();
+        self.condemn(&packs)?;
+        self.work.catalogue().forget_packs(&packs.iter().copied().collect::<Vec<PackId>>());
+        if self.in_grace(&packs)? {
+            self.report.packs_waiting += packs.len() as u64;
+            return Ok(());
+        }
+        let mut rewritten = BTreeSet::new();
+        for _ in 0..ROUNDS_MAX {
+            // In this order: manifests, condemn records, packs. With another one data is lost (the model shows it).
+            self.walk_images(&BTreeSet::new())?;
+            let condemned = self.objects().condemned_packs()?;
+            let there = self.objects().packs()?;
+            packs.retain(|pack| there.contains_key(pack));
+            let sound = |pack: &PackId| there.contains_key(pack) && !condemned.contains(pack);
+            let (copied, done) = self.evacuate(&mut packs, &there, &sound)?;
+            rewritten.extend(copied);
+            if done {
+                rewritten.retain(|pack| packs.contains(pack));
+                self.report.packs_rewritten += rewritten.len() as u64;
+                return self.delete_packs(&packs, &there);
+            }
+        }
+        self.report.packs_waiting += packs.len() as u64;
+        Ok(())
+    }
+
+    /// Publishes the record, unless records that are there condemn all of them already.
+    fn condemn(&self, packs: &BTreeSet<PackId>) -> Result<(), Error> {
+        let already = self.objects().condemned_packs()?;
+        let new: Vec<PackId> = packs.iter().filter(|pack| !already.contains(pack)).copied().collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let record = Condemned {
+            session: self.work.session(),
+            time: session::now(),
+            packs: new,
+            reason: Reason::Collect,
+        };
+        self.objects().put(&condemned_name(SessionId::random()), &session::encode(&record)).map(drop)
+    }
+
+    /// Somebody else is at work, and may be about to rely on packs that were condemned a short while ago: waiting
+    /// saves them work.
+    fn in_grace(&self, packs: &BTreeSet<PackId>) -> Result<bool, Error> {
+        if self.options.grace.is_zero() {
+            return Ok(false);
+        }
+        let sessions = self.objects().sessions()?;
+        if !sessions.iter().any(|(id, info)| *id != self.work.session() && !info.is_dead()) {
+            return Ok(false);
+        }
+        let now = jiff::Timestamp::now();
+        let is_young = |record: &Condemned| {
+            let time = record.time.parse::<jiff::Timestamp>().unwrap_or(now);
+            now.duration_since(time).unsigned_abs() < self.options.grace
+        };
+        let records = self.objects().condemned()?;
+        Ok(records
+            .iter()
+            .any(|(_, record)| is_young(record) && record.packs.iter().any(|pack| packs.contains(pack))))
+    }
+
+    /// Copies what is needed and has no other copy. The packs of which something was copied; and whether nothing had
+    /// to be, so that the packs may go. Packs that can't be evacuated are taken out of `packs`.
+    fn evacuate(
+        &mut self,
+        packs: &mut BTreeSet<PackId>,
+        there: &BTreeMap<PackId, u64>,
+        sound: &dyn Fn(&PackId) -> bool,
+    ) -> Result<(BTreeSet<PackId>, bool), Error> {
+        let mut evacuation = Evacuation::default();
+        for pack in packs.clone() {
+            self.check_cancelled()?;
+            let bytes = there.get(&pack).copied().unwrap_or(0);
+            if !self.evacuate_pack(pack, bytes, sound, &mut evacuation)? {
+                packs.remove(&pack);
+                self.report.packs_spared.push(pack);
+            }
+        }
+        self.flush(&mut evacuation)?;
+        let copied: BTreeSet<PackId> = evacuation.copied.iter().map(|(_, from)| *from).collect();
+        self.publish_moves(evacuation.elsewhere)?;
+        let done = copied.is_empty();
+        Ok((copied, done))
+    }
+
+    /// False when a needed chunk of the pack can't be had: then the pack stays.
+    fn evacuate_pack(
+        &self,
+        pack: PackId,
+        bytes: u64,
+        sound: &dyn Fn(&PackId) -> bool,
+        evacuation: &mut Evacuation,
+    ) -> Result<bool, Error> {
+        let Some(entries) = self.entries(pack, bytes)? else { return Ok(false) };
+        let mut body: Option<Vec<u8>> = None;
+        for entry in entries.iter().filter(|entry| self.live.contains(entry.id)) {
+            if evacuation.builder.as_ref().is_some_and(|(_, ids)| ids.contains(&(entry.id, entry.kind))) {
+                evacuation.copied.push((entry.id, pack));
+                continue;
+            }
+            if let Some(other) = self.copy_of(entry, sound)? {
+                evacuation.elsewhere.entry(pack).or_default().insert(other);
+                continue;
+            }
+            if body.is_none() {
+                let whole = self.objects().backend.get_all(&pack_name(pack), PACK_BYTES_MAX);
+                body = Some(whole.map_err(|source| self.objects().fail(source))?);
+            }
+            let Some(blob) = self.sound_blob(pack, entry, body.as_deref().unwrap_or_default())? else {
+                return Ok(false);
+            };
+            let (builder, ids) =
+                evacuation.builder.get_or_insert_with(|| (PackBuilder::new(), HashSet::new()));
+            builder.push(entry.id, entry.kind, entry.plain_bytes, &blob);
+            ids.insert((entry.id, entry.kind));
+            evacuation.copied.push((entry.id, pack));
+            evacuation.sources.insert(pack);
+            if builder.bytes() >= self.options.pack_bytes as usize {
+                self.flush(evacuation)?;
+            }
+        }
+        self.progress.add(bytes);
+        Ok(true)
+    }
+
+    /// A pack that holds the same chunk, exists and is not condemned.
+    fn copy_of(&self, entry: &PackEntry, sound: &dyn Fn(&PackId) -> bool) -> Result<Option<PackId>, Error> {
+        let found = self.work.catalogue().find(entry.id)?.filter(|(_, other)| other.kind == entry.kind);
+        Ok(found
+            .and_then(|(place, _)| self.work.catalogue().pack(place.slot))
+            .map(|known| known.id)
+            .filter(sound))
+    }
+
+    /// The blob, proved; from elsewhere when it is damaged here; `None` when it is nowhere.
+    fn sound_blob(&self, pack: PackId, entry: &PackEntry, body: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let start = entry.offset as usize;
+        let blob = body.get(start..start + entry.stored_bytes as usize).unwrap_or(&[]);
+        if codec::open(entry.kind, entry.id, entry.plain_bytes as usize, blob).is_ok() {
+            return Ok(Some(blob.to_vec()));
+        }
+        let child = Child {
+            id: entry.id,
+            pack,
+            offset: entry.offset,
+            stored_bytes: entry.stored_bytes,
+            plain_bytes: entry.plain_bytes,
+        };
+        match self.store().reader().chunk(entry.kind, &child) {
+            Ok(plain) => Ok(Some(codec::seal(&plain, Compression::Auto))),
+            Err(Error::Chunk { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Publishes the pack of copies, proved like any other.
+    fn flush(&self, evacuation: &mut Evacuation) -> Result<(), Error> {
+        let Some((builder, ids)) = evacuation.builder.take() else { return Ok(()) };
+        let slot = self.work.catalogue().reserve_slot();
+        self.work.publish(slot, builder)?;
+        if let Some(known) = self.work.catalogue().pack(slot) {
+            for from in std::mem::take(&mut evacuation.sources) {
+                evacuation.elsewhere.entry(from).or_default().insert(known.id);
+            }
+            // Chunks that several packs held were copied once: the record names the copy for each of them.
+            for (id, from) in &evacuation.copied {
+                if ids.contains(&(*id, ChunkKind::Data)) || ids.contains(&(*id, ChunkKind::Table)) {
+                    evacuation.elsewhere.entry(*from).or_default().insert(known.id);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Before anything is deleted, so that a reader with an old hint finds its way; only what was not said before.
+    fn publish_moves(&mut self, elsewhere: BTreeMap<PackId, BTreeSet<PackId>>) -> Result<(), Error> {
+        let is_new = |(old, new): &(PackId, BTreeSet<PackId>)| {
+            !self.moved.get(old).is_some_and(|said| new.is_subset(said))
+        };
+        let news: Vec<(PackId, BTreeSet<PackId>)> = elsewhere.into_iter().filter(is_new).collect();
+        if news.is_empty() {
+            return Ok(());
+        }
+        let moved = news.iter().map(|(old, new)| (*old, new.iter().copied().collect())).collect();
+        let record = Moves { session: self.work.session(), time: session::now(), moved };
+        self.objects().put(&moves_name(SessionId::random()), &session::encode(&record))?;
+        news.into_iter().for_each(|(old, new)| self.moved.entry(old).or_default().extend(new));
+        Ok(())
+    }
+
+    fn delete_packs(&mut self, packs: &BTreeSet<PackId>, there: &BTreeMap<PackId, u64>) -> Result<(), Error> {
+        let power = self.store().powers().delete.clone();
+        for pack in packs {
+            delete(self.objects(), power.as_ref(), &pack_name(*pack))?;
+            self.work.catalogue().records().remove(*pack);
+            self.report.packs_deleted += 1;
+            self.progress.add(there.get(pack).copied().unwrap_or(0));
+        }
+        Ok(())
+    }
+
+    /// Drops condemn records none of whose packs exists, moves that no image's hints lead to, and stray markers.
+    fn retire(&self) -> Result<(), Error> {
+        let power = self.store().powers().delete.clone();
+        let records = self.objects().condemned()?;
+        let there = self.objects().packs()?;
+        for (id, _) in
+            records.iter().filter(|(_, record)| !record.packs.iter().any(|pack| there.contains_key(pack)))
+        {
+            delete(self.objects(), power.as_ref(), &condemned_name(*id))?;
+        }
+        // The records first, the manifests after them: a move published meanwhile is not judged.
+        let moves = self.objects().moves()?;
+        if !moves.is_empty() {
+            let needed = self.packs_hinted_at()?;
+            for (id, _) in
+                moves.iter().filter(|(_, record)| !record.moved.keys().any(|old| needed.contains(old)))
+            {
+                delete(self.objects(), power.as_ref(), &moves_name(*id))?;
+            }
+        }
+        let names = self.objects().image_names()?;
+        let manifests: HashSet<ImageId> = names.manifests.iter().copied().collect();
+        let stray = names.marks.iter().filter(|(image, _)| !manifests.contains(image));
+        for (image, suffix) in stray {
+            let kind = MarkKind::ALL.into_iter().find(|kind| kind.suffix() == *suffix);
+            // A listing may show the marker of an image that was published while it ran, and miss its manifest.
+            let exists = self.objects().backend.exists(&image_name(*image));
+            let exists = exists.map_err(|source| self.objects().fail(source))?;
+            if let Some(kind) = kind.filter(|_| !exists) {
+                delete(self.objects(), power.as_ref(), &mark_name(*image, kind))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every pack that hints of any image name, and where moves lead from there.
+    fn packs_hinted_at(&self) -> Result<HashSet<PackId>, Error> {
+        let moved = self.objects().moved()?;
+        let mut known = KnownPacks::default();
+        let mut hinted = HashSet::new();
+        for (_, manifest) in self.manifests(&BTreeSet::new())? {
+            for pack in self.store().reader().packs_of(&manifest, &mut known)? {
+                hinted.extend(follow(&moved, pack));
+                hinted.insert(pack);
+            }
+        }
+        Ok(hinted)
+    }
+}
+
+/// Copies on their way.
+#[derive(Default)]
+struct Evacuation {
+    builder: Option<(PackBuilder, HashSet<(ChunkId, ChunkKind)>)>,
+    /// Packs with blobs in the builder.
+    sources: BTreeSet<PackId>,
+    /// What was copied, and from where.
+    copied: Vec<(ChunkId, PackId)>,
+    /// Old pack -> packs that hold its needed chunks.
+    elsewhere: BTreeMap<PackId, BTreeSet<PackId>>,
+}
+
+/// At most so many packs are copied before the old ones are deleted.
+const PORTION_PACKS: usize = 32;
+
+fn portions(packs: &[Weighed]) -> Vec<Vec<PackId>> {
+    packs.chunks(PORTION_PACKS).map(|portion| portion.iter().map(|pack| pack.id).collect()).collect()
+}

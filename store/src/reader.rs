@@ -1,0 +1,523 @@
+//! Reading: tables and chunks from wherever they are. Needs no index, no lock, and works beside writers and collectors.
+//!
+//! Promise: what is given out was hashed and is what its id says (I3); a hint that leads nowhere costs time, not data
+//! (I9): after the hint come `moves`, then the trailers of all packs. Knows nothing of devices.
+
+use crate::codec::{self, BlobError, ChunkKind};
+use crate::fingers::FingerTable;
+use crate::id::{ChunkId, ImageId, PackId};
+use crate::manifest::Manifest;
+use crate::objects::{Objects, pack_name};
+use crate::pack::PackEntry;
+use crate::table::{Child, Entry, Table, TableRef};
+use crate::{Error, backend};
+use lru::LruCache;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Decoded tables kept: a few kilobytes each, and a descent touches one a level.
+const TABLES_CACHED: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
+/// Listings of packs kept for chunks whose hints are stale: 40 KB each.
+const LISTINGS_CACHED: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+/// Blobs of one pack with no more than this between them are fetched in one range.
+const GAP_BYTES_MAX: u64 = 64 << 10;
+/// One range asks for no more than this, so that memory stays bounded whatever is asked.
+const RANGE_BYTES_MAX: u64 = 8 << 20;
+/// `moves` name packs that were themselves moved: followed no further than this, in case records form a ring.
+const MOVES_MAX: usize = 64;
+
+/// A chunk of an image, with the hint where its blob was (I9).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StoredChunk {
+    /// The chunk.
+    pub id: ChunkId,
+    /// Its bytes.
+    pub bytes: u32,
+    /// Pack that held it, …
+    pub pack: PackId,
+    /// … where in it, …
+    pub offset: u32,
+    /// … and bytes of the blob.
+    pub stored_bytes: u32,
+}
+
+/// What stands at one place of an image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Run {
+    /// A chunk.
+    Chunk(StoredChunk),
+    /// Zeros.
+    Zeros {
+        /// How many.
+        bytes: u64,
+    },
+    /// Bytes that the source would not give.
+    Bad {
+        /// How many.
+        bytes: u64,
+    },
+}
+
+impl Run {
+    /// Bytes of the device that it covers.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Run::Chunk(chunk) => u64::from(chunk.bytes),
+            Run::Zeros { bytes } | Run::Bad { bytes } => *bytes,
+        }
+    }
+}
+
+/// A run and where it stands on the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PlacedRun {
+    /// First byte.
+    pub offset: u64,
+    /// What is there.
+    pub run: Run,
+}
+
+type Listing = Arc<[PackEntry]>;
+
+/// Shared by everything that reads from one store.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    pub(crate) objects: Objects,
+    tables: Mutex<LruCache<ChunkId, Arc<Table>>>,
+    listings: Mutex<LruCache<PackId, Listing>>,
+    stale: Mutex<Stale>,
+}
+
+/// What was learned when hints turned out stale. All of it may be out of date again, and is read anew then.
+#[derive(Debug, Default)]
+struct Stale {
+    /// Packs that were not there, so that they are not asked for once per chunk.
+    gone: HashSet<PackId>,
+    moved: Option<Arc<HashMap<PackId, Vec<PackId>>>>,
+    everything: Option<Arc<Everything>>,
+}
+
+/// All packs' listings in short: the last resort.
+#[derive(Debug)]
+struct Everything {
+    packs: Vec<(PackId, u64)>,
+    fingers: FingerTable,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is guarded is a cache; a panic elsewhere leaves it usable.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn finger(id: ChunkId) -> u32 {
+    let bytes = id.as_bytes();
+    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
+
+impl Reader {
+    pub(crate) fn new(objects: Objects) -> Reader {
+        Reader {
+            objects,
+            tables: Mutex::new(LruCache::new(TABLES_CACHED)),
+            listings: Mutex::new(LruCache::new(LISTINGS_CACHED)),
+            stale: Mutex::default(),
+        }
+    }
+
+    /// The table that a manifest names as its root.
+    pub(crate) fn root(&self, root: &TableRef) -> Result<Arc<Table>, Error> {
+        let child = Child {
+            id: root.id,
+            pack: root.pack,
+            offset: root.offset,
+            stored_bytes: root.stored_bytes,
+            plain_bytes: root.plain_bytes,
+        };
+        self.table(&child, root.level)
+    }
+
+    /// The table that an entry of another names.
+    pub(crate) fn table(&self, child: &Child, level: u8) -> Result<Arc<Table>, Error> {
+        if let Some(table) = locked(&self.tables).get(&child.id) {
+            return Ok(table.clone());
+        }
+        let plain = self.chunk(ChunkKind::Table, child)?;
+        let table =
+            Table::decode_level(&plain, level).map_err(|source| Error::Table { table: child.id, source })?;
+        let table = Arc::new(table);
+        locked(&self.tables).put(child.id, table.clone());
+        Ok(table)
+    }
+
+    /// One chunk, wherever it is.
+    pub(crate) fn chunk(&self, kind: ChunkKind, child: &Child) -> Result<Vec<u8>, Error> {
+        let hint = match self.at_hint(kind, child) {
+            Ok(plain) => return Ok(plain),
+            Err(Miss::Failed(error)) => return Err(error),
+            Err(Miss::Gone) => None,
+            Err(Miss::Bad(error)) => Some(error),
+        };
+        self.elsewhere(kind, child, hint)
+    }
+
+    fn at_hint(&self, kind: ChunkKind, child: &Child) -> Result<Vec<u8>, Miss> {
+        if locked(&self.stale).gone.contains(&child.pack) {
+            return Err(Miss::Gone);
+        }
+        let range = self.objects.backend.get(
+            &pack_name(child.pack),
+            u64::from(child.offset)..u64::from(child.offset) + u64::from(child.stored_bytes),
+        );
+        match range {
+            Ok(blob) => codec::open(kind, child.id, child.plain_bytes as usize, &blob).map_err(Miss::Bad),
+            Err(error) => Err(self.missed(child.pack, error)),
+        }
+    }
+
+    fn missed(&self, pack: PackId, error: backend::Error) -> Miss {
+        match error {
+            backend::Error::NotFound { .. } => {
+                locked(&self.stale).gone.insert(pack);
+                Miss::Gone
+            }
+            backend::Error::Short { expected, found, .. } => Miss::Bad(BlobError::Length { expected, found }),
+            error => Miss::Failed(self.objects.fail(error)),
+        }
+    }
+
+    /// A chunk that is not whole where its hint says.
+    fn elsewhere(&self, kind: ChunkKind, child: &Child, hint: Option<BlobError>) -> Result<Vec<u8>, Error> {
+        for pack in self.moved_to(child.pack)? {
+            if let Some(plain) = self.in_pack(kind, child, pack)? {
+                return Ok(plain);
+            }
+        }
+        // What is known of all packs may be older than the copy that is looked for: look twice, the second time anew.
+        for fresh in [false, true] {
+            let everything = self.everything(fresh)?;
+            for spot in everything.fingers.find(finger(child.id)) {
+                let Some((pack, _)) = everything.packs.get(spot.slot as usize) else { continue };
+                if let Some(plain) = self.in_pack(kind, child, *pack)? {
+                    return Ok(plain);
+                }
+            }
+        }
+        let source = hint.map(Box::new);
+        Err(Error::Chunk { chunk: child.id, pack: child.pack, offset: child.offset, source })
+    }
+
+    /// The chunk, if this pack lists it and holds it whole.
+    fn in_pack(&self, kind: ChunkKind, child: &Child, pack: PackId) -> Result<Option<Vec<u8>>, Error> {
+        let Some(listing) = self.listing(pack)? else { return Ok(None) };
+        for entry in listing.iter().filter(|entry| entry.id == child.id && entry.kind == kind) {
+            let (offset, stored_bytes) = (entry.offset, entry.stored_bytes);
+            let there = Child { pack, offset, stored_bytes, ..*child };
+            match self.at_hint(kind, &there) {
+                Ok(plain) => return Ok(Some(plain)),
+                Err(Miss::Failed(error)) => return Err(error),
+                Err(Miss::Gone | Miss::Bad(_)) => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Packs that hold the chunks of a pack that was collected, over any number of collections.
+    fn moved_to(&self, pack: PackId) -> Result<Vec<PackId>, Error> {
+        let cached = locked(&self.stale).moved.clone();
+        let moved = match cached.filter(|moved| moved.contains_key(&pack)) {
+            Some(moved) => moved,
+            None => {
+                let moved = Arc::new(self.objects.moved()?);
+                locked(&self.stale).moved = Some(moved.clone());
+                moved
+            }
+        };
+        Ok(follow(&moved, pack))
+    }
+
+    /// The listing of a pack; `None` when it is gone or damaged.
+    pub(crate) fn listing(&self, pack: PackId) -> Result<Option<Listing>, Error> {
+        if let Some(listing) = locked(&self.listings).get(&pack) {
+            return Ok(Some(listing.clone()));
+        }
+        let size = self.objects.backend.size(&pack_name(pack)).map_err(|source| self.objects.fail(source))?;
+        let Some(bytes) = size else { return Ok(None) };
+        match self.objects.listing(pack, bytes) {
+            Ok(entries) => {
+                let listing: Listing = entries.into();
+                locked(&self.listings).put(pack, listing.clone());
+                Ok(Some(listing))
+            }
+            Err(error) if error.family() == crate::Family::Damaged => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn everything(&self, fresh: bool) -> Result<Arc<Everything>, Error> {
+        if let Some(everything) = locked(&self.stale).everything.clone().filter(|_| !fresh) {
+            return Ok(everything);
+        }
+        let packs: Vec<(PackId, u64)> = self.objects.packs()?.into_iter().collect();
+        let mut fingers = FingerTable::with_capacity(0);
+        for (slot, (pack, _)) in (0u32..).zip(&packs) {
+            let listing = self.listing(*pack)?;
+            let listed = listing.iter().flat_map(|entries| entries.iter().map(|entry| finger(entry.id)));
+            fingers.add_pack(slot, &listed.collect::<Vec<u32>>());
+        }
+        let everything = Arc::new(Everything { packs, fingers });
+        locked(&self.stale).everything = Some(everything.clone());
+        Ok(everything)
+    }
+
+    /// Data chunks in the order asked; neighbours in one pack are fetched in one range.
+    pub(crate) fn fetch(&self, chunks: &[StoredChunk]) -> Vec<Result<Vec<u8>, Error>> {
+        let mut results: Vec<Option<Result<Vec<u8>, Error>>> = chunks.iter().map(|_| None).collect();
+        for span in spans(chunks) {
+            self.fetch_span(chunks, &span, &mut results);
+        }
+        let rest = |(number, result): (usize, Option<Result<Vec<u8>, Error>>)| {
+            result.unwrap_or_else(|| self.chunk(ChunkKind::Data, &chunks[number].as_child()))
+        };
+        results.into_iter().enumerate().map(rest).collect()
+    }
+
+    /// One range for several blobs; what does not come out whole is left for `chunk`.
+    fn fetch_span(
+        &self,
+        chunks: &[StoredChunk],
+        span: &Span,
+        results: &mut [Option<Result<Vec<u8>, Error>>],
+    ) {
+        if locked(&self.stale).gone.contains(&span.pack) {
+            return;
+        }
+        let bytes = match self.objects.backend.get(&pack_name(span.pack), span.start..span.end) {
+            Ok(bytes) => bytes,
+            Err(error) => return drop(self.missed(span.pack, error)),
+        };
+        for number in &span.members {
+            let chunk = &chunks[*number];
+            let start = usize::try_from(u64::from(chunk.offset) - span.start).unwrap_or(usize::MAX);
+            let blob = bytes.get(start..start.saturating_add(chunk.stored_bytes as usize)).unwrap_or(&[]);
+            if let Ok(plain) = codec::open(ChunkKind::Data, chunk.id, chunk.bytes as usize, blob) {
+                results[*number] = Some(Ok(plain));
+            }
+        }
+    }
+
+    /// Every pack that an image needs, by the lists of its upper tables (DESIGN §4.6); hints, so packs may be gone.
+    pub(crate) fn packs_of(
+        &self,
+        manifest: &Manifest,
+        known: &mut KnownPacks,
+    ) -> Result<HashSet<PackId>, Error> {
+        let mut packs = HashSet::new();
+        if let Some(root) = &manifest.root {
+            packs.insert(root.pack);
+            let child = Child {
+                id: root.id,
+                pack: root.pack,
+                offset: root.offset,
+                stored_bytes: root.stored_bytes,
+                plain_bytes: root.plain_bytes,
+            };
+            self.collect_packs(&child, root.level, known)?;
+            let mut todo = vec![root.id];
+            let mut seen = HashSet::new();
+            while let Some(id) = todo.pop() {
+                let Some((below, children)) = known.0.get(&id) else { continue };
+                if seen.insert(id) {
+                    packs.extend(below.iter().copied());
+                    todo.extend(children.iter().copied());
+                }
+            }
+        }
+        Ok(packs)
+    }
+
+    fn collect_packs(&self, child: &Child, level: u8, known: &mut KnownPacks) -> Result<(), Error> {
+        if known.0.contains_key(&child.id) {
+            return Ok(());
+        }
+        let table = self.table(child, level)?;
+        let mut children = Vec::new();
+        if level > 2 {
+            for entry in &table.entries {
+                if let Entry::Child { child, .. } = entry {
+                    self.collect_packs(child, level - 1, known)?;
+                    children.push(child.id);
+                }
+            }
+        }
+        known.0.insert(child.id, (table.packs.clone(), children));
+        Ok(())
+    }
+}
+
+/// The pack lists of tables seen before, so that images that share tables share the answer.
+#[derive(Debug, Default)]
+pub(crate) struct KnownPacks(HashMap<ChunkId, (Vec<PackId>, Vec<ChunkId>)>);
+
+/// Why a chunk was not where it was looked for.
+enum Miss {
+    Gone,
+    Bad(BlobError),
+    Failed(Error),
+}
+
+/// Where `moves` lead from a pack, transitively.
+pub(crate) fn follow(moved: &HashMap<PackId, Vec<PackId>>, pack: PackId) -> Vec<PackId> {
+    let mut found: Vec<PackId> = Vec::new();
+    let mut todo = vec![pack];
+    for _ in 0..MOVES_MAX {
+        let Some(next) = todo.pop() else { break };
+        for to in moved.get(&next).into_iter().flatten() {
+            if !found.contains(to) {
+                found.push(*to);
+                todo.push(*to);
+            }
+        }
+    }
+    found
+}
+
+impl StoredChunk {
+    pub(crate) fn as_child(&self) -> Child {
+        Child {
+            id: self.id,
+            pack: self.pack,
+            offset: self.offset,
+            stored_bytes: self.stored_bytes,
+            plain_bytes: self.bytes,
+        }
+    }
+}
+
+/// Blobs that lie close together in one pack.
+struct Span {
+    pack: PackId,
+    start: u64,
+    end: u64,
+    members: Vec<usize>,
+}
+
+fn spans(chunks: &[StoredChunk]) -> Vec<Span> {
+    let mut order: BTreeMap<(PackId, u32), Vec<usize>> = BTreeMap::new();
+    for (number, chunk) in chunks.iter().enumerate() {
+        order.entry((chunk.pack, chunk.offset)).or_default().push(number);
+    }
+    let mut spans: Vec<Span> = Vec::new();
+    for ((pack, offset), members) in order {
+        let start = u64::from(offset);
+        let stored = members.iter().map(|number| u64::from(chunks[*number].stored_bytes)).max().unwrap_or(0);
+        let end = start + stored;
+        match spans.last_mut() {
+            Some(last)
+                if last.pack == pack
+                    && start <= last.end + GAP_BYTES_MAX
+                    && end - last.start <= RANGE_BYTES_MAX =>
+            {
+                last.end = last.end.max(end);
+                last.members.extend(members);
+            }
+            _ => spans.push(Span { pack, start, end, members }),
+        }
+    }
+    spans
+}
+
+/// An image that can be read.
+#[derive(Clone, Debug)]
+pub struct StoredImage {
+    id: ImageId,
+    manifest: Arc<Manifest>,
+    pub(crate) reader: Arc<Reader>,
+}
+
+impl StoredImage {
+    pub(crate) fn new(id: ImageId, manifest: Manifest, reader: Arc<Reader>) -> StoredImage {
+        StoredImage { id, manifest: Arc::new(manifest), reader }
+    }
+
+    /// Its name.
+    pub fn id(&self) -> ImageId {
+        self.id
+    }
+
+    /// Its manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Size of the device.
+    pub fn bytes(&self) -> u64 {
+        self.manifest.bytes
+    }
+
+    /// The runs that overlap `bytes` bytes from `offset` on, clipped at neither end, in order.
+    pub fn runs(&self, offset: u64, bytes: u64) -> Result<Vec<PlacedRun>, Error> {
+        let end = offset.saturating_add(bytes).min(self.manifest.bytes);
+        let mut runs = Vec::new();
+        match &self.manifest.root {
+            _ if offset >= end => {}
+            None => runs.push(PlacedRun { offset: 0, run: Run::Zeros { bytes: self.manifest.bytes } }),
+            Some(root) => {
+                let table = self.reader.root(root)?;
+                self.descend(&table, 0, offset, end, &mut runs)?;
+            }
+        }
+        Ok(runs)
+    }
+
+    fn descend(
+        &self,
+        table: &Table,
+        table_start: u64,
+        from: u64,
+        to: u64,
+        runs: &mut Vec<PlacedRun>,
+    ) -> Result<(), Error> {
+        let mut offset = table_start;
+        for entry in &table.entries {
+            let end = offset.saturating_add(entry.bytes());
+            if end > from && offset < to {
+                match entry {
+                    Entry::Zeros { bytes } => {
+                        runs.push(PlacedRun { offset, run: Run::Zeros { bytes: *bytes } })
+                    }
+                    Entry::Bad { bytes } => runs.push(PlacedRun { offset, run: Run::Bad { bytes: *bytes } }),
+                    Entry::Child { child, .. } if table.level == 0 => {
+                        runs.push(PlacedRun { offset, run: Run::Chunk(stored_chunk(child)) });
+                    }
+                    Entry::Child { child, bytes } => {
+                        let below = self.reader.table(child, table.level - 1)?;
+                        if below.bytes() != *bytes {
+                            let source =
+                                crate::TableError::Covered { expected: *bytes, found: below.bytes() };
+                            return Err(Error::Table { table: child.id, source });
+                        }
+                        self.descend(&below, offset, from, to, runs)?;
+                    }
+                }
+            }
+            offset = end;
+        }
+        Ok(())
+    }
+
+    /// Plain bytes of the chunks, in the order asked, hash-checked (I3).
+    pub fn fetch(&self, chunks: &[StoredChunk]) -> Vec<Result<Vec<u8>, Error>> {
+        self.reader.fetch(chunks)
+    }
+}
+
+pub(crate) fn stored_chunk(child: &Child) -> StoredChunk {
+    StoredChunk {
+        id: child.id,
+        bytes: child.plain_bytes,
+        pack: child.pack,
+        offset: child.offset,
+        stored_bytes: child.stored_bytes,
+    }
+}
