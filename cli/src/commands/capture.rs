@@ -1,0 +1,244 @@
+//! `cas capture SOURCE`: a disk, partition, file or stream becomes an image.
+//!
+//! Promise: what speaks against it is said before the first byte is read; the source is only ever read.
+//! Knows nothing of segments and chunks.
+
+use crate::args::Context;
+use crate::errors::Said;
+use crate::exit::Exit;
+use crate::locking::LockWait;
+use crate::progress::{Meter, Work};
+use crate::units::{show_bytes, show_duration, show_rate};
+use crate::{picture, place};
+use anyhow::{Context as _, Result};
+use disk::Device;
+use image::{CaptureChecks, CaptureOptions, CapturePlan, Captured, Severity};
+use jiff::Timestamp;
+use serde_json::json;
+use std::io::{self, IsTerminal};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use store::{Compression, Store, WriterOptions};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A disk, a partition, a file, or - for standard input
+    source: String,
+    /// Mark the image with a tag; may be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+    /// A remark for people
+    #[arg(long, default_value = "", hide_default_value = true)]
+    comment: String,
+    /// The host that the image is filed under [default: this one]
+    #[arg(long)]
+    host: Option<String>,
+    /// The disk that the image is filed under [default: its serial number, else its name]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// off, fast, auto, max, or a zstd level from 1 to 22
+    #[arg(long, default_value = "auto")]
+    compression: Compression,
+    /// Threads that read and hash [default: one for each processor]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    threads: usize,
+    /// Leave out the partition with this number; may be repeated
+    #[arg(long = "exclude-partition", value_name = "N")]
+    exclude: Vec<u32>,
+    /// Capture although a filesystem is mounted read-write; the image is marked not consistent
+    #[arg(long)]
+    allow_mounted: bool,
+    /// Say what would be captured, and what speaks against it; read and write nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    #[command(flatten)]
+    lock: LockWait,
+}
+
+pub(crate) fn run(context: &Context, args: Args) -> Result<Exit> {
+    context.ui.start_streaming();
+    let existing = place::open_if_any(context)?;
+    if args.source == "-" {
+        check_stream(&args)?;
+        return capture_stream(context, existing, &args);
+    }
+    let device = Device::open(Path::new(&args.source))?;
+    let plan = plan(context, &device, &args)?;
+    if args.dry_run {
+        show_plan(context, &plan);
+        return refuse(&plan).map(|()| Exit::Done);
+    }
+    refuse(&plan)?;
+    let store = existing.map_or_else(|| place::open_or_create(context), Ok)?;
+    let started = Instant::now();
+    let captured = work(context, &args, |options, progress| {
+        image::capture(&plan.source, &device, &store, options, progress)
+    })?;
+    Ok(report(context, &store, &captured, started.elapsed()))
+}
+
+fn capture_stream(context: &Context, existing: Option<Store>, args: &Args) -> Result<Exit> {
+    if args.dry_run {
+        context.ui.say("would capture standard input until it ends");
+        return Ok(Exit::Done);
+    }
+    let store = existing.map_or_else(|| place::open_or_create(context), Ok)?;
+    let started = Instant::now();
+    let captured = work(context, args, |options, progress| {
+        image::capture_stream(&mut io::stdin().lock(), &store, options, progress)
+    })?;
+    Ok(report(context, &store, &captured, started.elapsed()))
+}
+
+/// Options that make no sense with a stream are errors rather than ignored.
+fn check_stream(args: &Args) -> Result<(), Said> {
+    if !args.exclude.is_empty() {
+        return Err(Said::usage("standard input: it has no partitions to leave out"));
+    }
+    if !args.dry_run && io::stdin().is_terminal() {
+        return Err(Said::usage("standard input: expected data, found a terminal")
+            .hint("pipe the data in: ssh host cat /dev/sda | cas capture - --name sda"));
+    }
+    Ok(())
+}
+
+/// Looks at the source, and says everything that speaks against capturing it.
+fn plan(context: &Context, device: &Device, args: &Args) -> Result<CapturePlan> {
+    let place = place::find(context)?;
+    let checks = CaptureChecks { allow_mounted: args.allow_mounted, exclude: args.exclude.clone() };
+    let plan = image::plan_capture(device, Some(&place.path), &checks)?;
+    for concern in plan.concerns.iter().filter(|concern| concern.severity() == Severity::Warn) {
+        context.ui.warn(concern.to_string());
+    }
+    Ok(plan)
+}
+
+/// All refusals at once, with the options that would lift them.
+fn refuse(plan: &CapturePlan) -> Result<()> {
+    let refusals = || plan.concerns.iter().filter(|concern| concern.severity() == Severity::Refuse);
+    if refusals().next().is_none() {
+        return Ok(());
+    }
+    let mut texts: Vec<String> = refusals().map(ToString::to_string).collect();
+    texts.dedup();
+    let mut options: Vec<String> = refusals().filter_map(|concern| concern.override_option()).collect();
+    options.dedup();
+    let said = Said::refused(format!("capture {}: {}", plan.source.identity.path, texts.join("; ")));
+    let hint = match options.as_slice() {
+        [] => "choose a store on another disk with -s/--store".to_owned(),
+        options => format!("unmount it or capture from a snapshot; or go on with {}", options.join(" ")),
+    };
+    Err(said.hint(hint).into())
+}
+
+fn show_plan(context: &Context, plan: &CapturePlan) {
+    let source = &plan.source;
+    context.ui.say(format!("would capture {}", picture::headline(&source.identity)));
+    if let Some(table) = picture::partitions(&source.layout, &source.excluded) {
+        context.ui.say_all(table.lines());
+    }
+    let read: u64 =
+        source.regions.iter().filter(|region| !region.excluded).map(|region| region.extent.bytes).sum();
+    context.ui.say(format!("would read {}", show_bytes(read)));
+    context.ui.event(
+        "summary",
+        json!({
+            "dry_run": true,
+            "source": source.identity.path,
+            "bytes": source.bytes(),
+            "bytes_to_read": read,
+            "excluded_partitions": source.excluded,
+            "consistent": source.consistent,
+            "refused": plan.is_refused(),
+            "concerns": plan.concerns.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        }),
+    );
+}
+
+/// The part that takes long: interruptible, with progress, waiting for the lock if asked to.
+fn work(
+    context: &Context,
+    args: &Args,
+    mut capture: impl FnMut(&CaptureOptions, &dyn image::Progress) -> Result<Captured, image::Error>,
+) -> Result<Captured> {
+    let options = CaptureOptions {
+        writer: WriterOptions {
+            what: "capture".to_owned(),
+            compression: args.compression,
+            lock_wait: Duration::ZERO,
+            ..WriterOptions::default()
+        },
+        threads: args.threads,
+        created: Timestamp::now().to_string(),
+        host: args.host.clone().unwrap_or_else(host_name),
+        disk: args.name.clone(),
+        tags: args.tags.clone(),
+        comment: args.comment.clone(),
+    };
+    context.signals.guard()?;
+    args.lock
+        .run(context, || {
+            let title = format!("capture {}", args.source);
+            let meter = Meter::start(&context.ui, &context.signals, Work::Capture, &title);
+            capture(&options, &meter)
+        })
+        .with_context(|| format!("capture {}", args.source))
+}
+
+/// The name of this machine.
+pub(crate) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// What has become of it.
+fn report(context: &Context, store: &Store, captured: &Captured, elapsed: Duration) -> Exit {
+    let statistics = &captured.manifest.statistics;
+    let source = &captured.source;
+    let left_out: u64 =
+        source.regions.iter().filter(|region| region.excluded).map(|region| region.extent.bytes).sum();
+    let read = captured.manifest.bytes.saturating_sub(left_out);
+    let duplicate = statistics.data_bytes.saturating_sub(statistics.new_bytes);
+    let say = |name: &str, text: String| context.ui.say(format!("{name:<13} {text}"));
+    say("image", captured.image.to_string());
+    say("read", format!("{} in {}, {}", show_bytes(read), show_duration(elapsed), show_rate(read, elapsed)));
+    say("zeros", show_bytes(statistics.zero_bytes));
+    say("deduplicated", show_bytes(duplicate));
+    say(
+        "new",
+        format!(
+            "{}, stored as {}",
+            show_bytes(statistics.new_bytes),
+            show_bytes(statistics.new_stored_bytes)
+        ),
+    );
+    let incomplete = statistics.bad_bytes > 0;
+    if incomplete {
+        say(
+            "unreadable",
+            format!("{} in {} ranges", show_bytes(statistics.bad_bytes), source.bad_ranges.len()),
+        );
+        let text =
+            format!("{}: {} could not be read", source.identity.path, show_bytes(statistics.bad_bytes));
+        context.ui.warn(format!("{text}; `cas show {}` lists the ranges", captured.image.short()));
+    }
+    context.ui.event(
+        "summary",
+        json!({
+            "image": captured.image.to_string(),
+            "store": store.place(),
+            "disk": captured.manifest.disk,
+            "bytes": captured.manifest.bytes,
+            "bytes_read": read,
+            "zero_bytes": statistics.zero_bytes,
+            "deduplicated_bytes": duplicate,
+            "new_bytes": statistics.new_bytes,
+            "stored_bytes": statistics.new_stored_bytes,
+            "bad_bytes": statistics.bad_bytes,
+            "bad_ranges": source.bad_ranges,
+            "consistent": source.consistent,
+            "parent": captured.manifest.parent.map(|parent| parent.to_string()),
+            "seconds": elapsed.as_secs_f64(),
+        }),
+    );
+    if incomplete { Exit::Incomplete } else { Exit::Done }
+}

@@ -1,0 +1,68 @@
+//! `cas`: images whole drives into a deduplicating store, and puts them back.
+//!
+//! Arguments in, words and exit code out. Promise: every failure leaves through `errors.rs`, every word through `ui.rs`.
+//! Knows nothing of formats, chunks or partition tables.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod catalog;
+mod commands;
+mod confirm;
+mod errors;
+mod exit;
+mod interrupt;
+mod locking;
+mod naming;
+mod picture;
+mod place;
+mod progress;
+mod table;
+mod ui;
+mod units;
+
+use crate::args::{Cli, Context, Verb};
+use crate::exit::Exit;
+use crate::interrupt::Signals;
+use crate::ui::{Manner, Ui};
+use clap::Parser;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let ui = Arc::new(Ui::new(Manner { quiet: cli.global.quiet, json: cli.global.json }));
+    let outcome = run(cli, &ui).and_then(|exit| {
+        ui.finish().map_err(|error| anyhow::Error::new(error).context("standard output: write"))?;
+        Ok(exit)
+    });
+    let exit = outcome.unwrap_or_else(|error| {
+        let told = errors::tell(&error);
+        ui.error(told.exit.code(), &told.text, told.hint.as_deref());
+        told.exit
+    });
+    ExitCode::from(exit.code())
+}
+
+fn run(cli: Cli, ui: &Arc<Ui>) -> anyhow::Result<Exit> {
+    let context = Context { ui: Arc::clone(ui), signals: Signals::listen()?, store: cli.global.store };
+    match cli.verb {
+        Verb::Init(args) => commands::init::run(&context, args),
+        Verb::Capture(args) => commands::capture::run(&context, args),
+        Verb::Images(args) => commands::images::run(&context, args),
+        Verb::Show(args) => commands::show::run(&context, args),
+        Verb::Disks(args) => commands::disks::run(&context, args),
+        Verb::Restore(args) => commands::restore::run(&context, args),
+        Verb::Verify(args) => commands::verify::run(&context, args),
+        Verb::Scrub(args) => commands::scrub::run(&context, args),
+        Verb::Forget(args) => commands::forget::run(&context, args),
+        Verb::Undelete(args) => commands::undelete::run(&context, args),
+        Verb::Protect(args) => commands::protect::run(&context, args),
+        Verb::Gc(args) => commands::gc::run(&context, args),
+        Verb::Stats(args) => commands::stats::run(&context, args),
+        Verb::Index(args) => commands::index::run(&context, args),
+        Verb::Completions(args) => commands::completions::run(&context, args),
+        Verb::Man(args) => commands::man::run(&context, args),
+        Verb::ExitCodes => commands::exit_codes::run(&context),
+    }
+}
