@@ -337,3 +337,194 @@ fn pieces(device: &dyn ReadAt, segment: Extent, window: Extent) -> Result<Vec<Pi
     }
     Ok(pieces)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use disk::{FaultDevice, MemoryDevice};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ImageReader;
+    use crate::testing::{capture_bytes, disk_bytes, options, small_store, source, volume};
+
+    fn extent(offset: u64, bytes: u64) -> Extent {
+        Extent { offset, bytes }
+    }
+
+    fn all_bytes(store: &Store, image: ImageId) -> Vec<u8> {
+        let reader = ImageReader::new(store.image(image).unwrap());
+        let mut bytes = vec![0; in_memory(reader.size_bytes())];
+        reader.read_exact_at(0, &mut bytes).unwrap();
+        bytes
+    }
+
+    /// A device that knows its holes, on borders as odd as a sparse file of 512-byte blocks would have.
+    struct Sparse(MemoryDevice);
+
+    impl ReadAt for Sparse {
+        fn size_bytes(&self) -> u64 {
+            self.0.size_bytes()
+        }
+        fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), disk::Error> {
+            self.0.read_exact_at(offset, buf)
+        }
+        fn next_data(&self, offset: u64) -> Result<Option<Extent>, disk::Error> {
+            let bytes = self.0.to_vec();
+            let is_data = |at: &usize| bytes[at / 512 * 512..].iter().take(512).any(|byte| *byte != 0);
+            let Some(start) = (in_memory(offset)..bytes.len()).find(|at| is_data(at)) else { return Ok(None) };
+            let end = (start..bytes.len()).find(|at| !is_data(at)).unwrap_or(bytes.len());
+            Ok(Some(extent(start as u64, (end - start) as u64)))
+        }
+    }
+
+    #[test]
+    fn what_is_captured_reads_back() {
+        let (_home, store) = small_store();
+        let bytes = disk_bytes(1, 3_000_000);
+        let (captured, image) = capture_bytes(&store, &bytes);
+        assert_eq!(image.bytes(), 3_000_000);
+        assert_eq!(all_bytes(&store, captured.image), bytes);
+        let statistics = captured.manifest.statistics;
+        assert_eq!(statistics.data_bytes + statistics.zero_bytes, 3_000_000);
+        let again = capture_bytes(&store, &bytes).0;
+        assert_eq!(again.manifest.statistics.new_chunks, 0);
+        assert_eq!(again.manifest.parent, Some(captured.image));
+        assert_eq!(again.manifest.root.map(|root| root.id), captured.manifest.root.map(|root| root.id));
+    }
+
+    /// I4. Each capture goes into a store of its own, so that nothing is found there.
+    #[test]
+    fn threads_windows_and_holes_do_not_matter() {
+        let bytes = disk_bytes(2, 2_500_096);
+        let volumes = vec![volume(1, 512 * 63, 512 * 1001), volume(2, 512 * 2048, 512 * 2000)];
+        let source = source(bytes.len(), volumes, &[]);
+        let roots = |device: &dyn ReadAt, threads, window| {
+            let (_home, store) = small_store();
+            let captured = capture_once(&source, device, &store, &options(threads), window, &()).unwrap();
+            assert_eq!(all_bytes(&store, captured.image), bytes);
+            let manifest = captured.manifest;
+            let statistics = manifest.statistics;
+            (statistics.chunks, statistics.data_bytes, statistics.zero_bytes, statistics.new_bytes, {
+                let image = store.image(captured.image).unwrap();
+                let runs = image.runs(0, image.bytes()).unwrap();
+                let shape = |placed: &store::PlacedRun| match placed.run {
+                    store::Run::Chunk(chunk) => (placed.offset, chunk.id.to_string()),
+                    store::Run::Zeros { bytes } => (placed.offset, format!("zeros {bytes}")),
+                    store::Run::Bad { bytes } => (placed.offset, format!("bad {bytes}")),
+                };
+                runs.iter().map(shape).collect::<Vec<_>>()
+            })
+        };
+        let device = MemoryDevice::new(bytes.clone());
+        let first = roots(&device, 1, 4096);
+        assert_eq!(roots(&device, 3, 12 * 4096), first);
+        assert_eq!(roots(&device, 8, WINDOW_BYTES), first);
+        assert_eq!(roots(&Sparse(MemoryDevice::new(bytes.clone())), 2, 5 * 4096), first);
+    }
+
+    #[test]
+    fn bad_sectors_are_recorded_and_the_rest_is_read() {
+        let (_home, store) = small_store();
+        let mut bytes = disk_bytes(3, 1_000_448);
+        let bad = vec![extent(70_000, 10), extent(512 * 600, 512 * 30), extent(999_936, 512)];
+        let device = FaultDevice::new(MemoryDevice::new(bytes.clone()), bad);
+        let source = source(bytes.len(), Vec::new(), &[]);
+        let captured = capture(&source, &device, &store, &options(2), &()).unwrap();
+        let expected = [extent(512 * 136, 512), extent(512 * 600, 512 * 30), extent(999_936, 512)];
+        assert_eq!(captured.source.bad_ranges, expected);
+        for range in expected {
+            bytes[in_memory(range.offset)..in_memory(range.end())].fill(0);
+        }
+        assert_eq!(all_bytes(&store, captured.image), bytes);
+        let info = SourceInfo::from_manifest(&captured.manifest).unwrap();
+        assert_eq!(info.bad_ranges, expected);
+        assert_eq!(captured.manifest.statistics.bad_bytes, 512 * 32);
+        let reader = ImageReader::new(store.image(captured.image).unwrap());
+        assert_eq!(reader.bad_extents(extent(70_000, 1)).unwrap(), [extent(70_000, 1)]);
+    }
+
+    #[test]
+    fn a_source_that_shrinks_or_goes_is_an_error_with_the_offset() {
+        let (_home, store) = small_store();
+        let bytes = disk_bytes(4, 1_000_448);
+        let source = source(bytes.len(), Vec::new(), &[]);
+        let device = FaultDevice::new(MemoryDevice::new(bytes.clone()), Vec::new());
+        device.disappear_at(600_000);
+        let result = capture(&source, &device, &store, &options(1), &());
+        assert!(matches!(result, Err(Error::ReadSource { offset: 524_288, .. })), "{result:?}");
+        let device = MemoryDevice::new(bytes[..700_000].to_vec());
+        let result = capture(&source, &device, &store, &options(1), &());
+        assert!(matches!(result, Err(Error::ReadSource { .. })), "{result:?}");
+        assert!(store.images().unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_excluded_volume_is_not_read_and_reads_as_zeros() {
+        let (_home, store) = small_store();
+        let mut bytes = disk_bytes(5, 1_000_448);
+        let volumes = vec![volume(1, 512 * 63, 512 * 400), volume(2, 512 * 500, 512 * 800)];
+        let device = FaultDevice::new(MemoryDevice::new(bytes.clone()), vec![extent(512 * 500, 512 * 800)]);
+        let captured = capture(&source(bytes.len(), volumes, &[2]), &device, &store, &options(2), &()).unwrap();
+        assert!(captured.source.bad_ranges.is_empty());
+        bytes[512 * 500..512 * 1300].fill(0);
+        assert_eq!(all_bytes(&store, captured.image), bytes);
+        assert_eq!(SourceInfo::from_manifest(&captured.manifest).unwrap().excluded, [2]);
+    }
+
+    /// Says stop as soon as something was done.
+    #[derive(Default)]
+    struct StopSoon(AtomicBool);
+
+    impl Progress for StopSoon {
+        fn add(&self, counter: Counter, _: u64) {
+            if counter == Counter::New {
+                self.0.store(true, Ordering::SeqCst);
+            }
+        }
+        fn cancelled(&self) -> bool {
+            self.0.load(Ordering::SeqCst)
+        }
+    }
+
+    #[test]
+    fn what_an_interrupted_capture_stored_is_found_by_the_next() {
+        let (_home, store) = small_store();
+        let bytes = disk_bytes(6, 2_000_000);
+        let source = source(bytes.len(), Vec::new(), &[]);
+        let device = MemoryDevice::new(bytes.clone());
+        let result = capture(&source, &device, &store, &options(1), &StopSoon::default());
+        assert!(matches!(result, Err(Error::Interrupted)));
+        assert!(store.images().unwrap().is_empty());
+        let captured = capture(&source, &device, &store, &options(2), &()).unwrap();
+        let statistics = captured.manifest.statistics;
+        assert!(statistics.new_bytes < statistics.data_bytes);
+        assert_eq!(all_bytes(&store, captured.image), bytes);
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_cover_the_window_on_block_borders(
+            sectors in prop::collection::vec(any::<bool>(), 1..200), start in 0u64..20, blocks in 1u64..8,
+        ) {
+            let bytes: Vec<u8> = sectors.iter().flat_map(|data| [u8::from(*data); 512]).collect();
+            let device = Sparse(MemoryDevice::new(bytes.clone()));
+            let start = start.min(sectors.len() as u64 - 1) * 512;
+            let segment = extent(start, bytes.len() as u64 - start);
+            let mut at = start;
+            while at < segment.end() {
+                let window = extent(at, (blocks * BLOCK_BYTES).min(segment.end() - at));
+                for piece in pieces(&device, segment, window).unwrap() {
+                    let (Piece::Data(found) | Piece::Hole(found)) = piece;
+                    prop_assert_eq!(found.offset, at);
+                    prop_assert!((found.offset - start).is_multiple_of(BLOCK_BYTES));
+                    let held = &bytes[in_memory(found.offset)..in_memory(found.end())];
+                    prop_assert!(matches!(piece, Piece::Data(_)) || held.iter().all(|byte| *byte == 0));
+                    at = found.end();
+                }
+                prop_assert_eq!(at, window.end());
+            }
+        }
+    }
+}

@@ -181,3 +181,159 @@ pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     let group_is_zero = |group: &[u8; GROUP_BYTES]| group.iter().fold(0, |all, byte| all | byte) == 0;
     groups.iter().all(group_is_zero) && rest.iter().all(|byte| *byte == 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::random_bytes;
+
+    const BLOCK: usize = 4096;
+
+    fn rule(zero_blocks: u32) -> CutRule {
+        CutRule::new("fastcdc:1024,4096,16384".parse().unwrap(), zero_blocks * 4096)
+    }
+
+    /// A chunk is told by its bytes: two ways of cutting agree only when they agree on every byte.
+    type Runs = Vec<CutRun<Vec<u8>>>;
+
+    /// The definition, as plainly as possible: classify the pieces of blocks, join them, cut what is data.
+    fn by_definition(bytes: &[u8], bad: &[Range<usize>], rule: CutRule) -> Runs {
+        let mut borders: Vec<usize> = (0..bytes.len()).step_by(BLOCK).chain([bytes.len()]).collect();
+        borders.extend(bad.iter().flat_map(|range| [range.start, range.end]));
+        borders.sort_unstable();
+        borders.dedup();
+        let kind = |piece: &Range<usize>| match bad.iter().any(|range| range.contains(&piece.start)) {
+            true => 'b',
+            false if bytes[piece.clone()].iter().all(|byte| *byte == 0) => 'z',
+            false => 'd',
+        };
+        let mut groups: Vec<(char, Range<usize>, u64)> = Vec::new();
+        for piece in borders.windows(2).map(|pair| pair[0]..pair[1]) {
+            match groups.last_mut() {
+                Some((last, range, count)) if *last == kind(&piece) => (range.end, *count) = (piece.end, *count + 1),
+                _ => groups.push((kind(&piece), piece, 1)),
+            }
+        }
+        let mut joined: Vec<(char, Range<usize>)> = Vec::new();
+        for (kind, range, count) in groups {
+            let kind = if kind == 'z' && count < rule.zero_blocks_min { 'd' } else { kind };
+            match joined.last_mut() {
+                Some((last, before)) if *last == kind => before.end = range.end,
+                _ => joined.push((kind, range)),
+            }
+        }
+        let mut runs = Vec::new();
+        for (kind, range) in joined {
+            let stretch = &bytes[range.clone()];
+            match kind {
+                'b' => runs.push(CutRun::Bad(range.len() as u64)),
+                'z' => runs.push(CutRun::Zeros(range.len() as u64)),
+                _ => runs.extend(rule.chunks.cuts(stretch).map(|cut| CutRun::Chunk(stretch[cut].to_vec()))),
+            }
+        }
+        runs
+    }
+
+    /// As capture does it: window by window, a bad range or hole at a time. `holes` says of each window whether zeros in
+    /// it are known to be a hole.
+    fn by_windows(bytes: &[u8], bad: &[Range<usize>], rule: CutRule, windows: &[(usize, bool)]) -> Runs {
+        let mut cutter = Cutter::new(rule, |plain: &[u8]| Ok(plain.to_vec()));
+        let mut windows = windows.iter().cycle();
+        let mut carried: Vec<u8> = Vec::new();
+        let mut at = 0;
+        while at < bytes.len() {
+            let (blocks, hole) = windows.next().unwrap();
+            let end = bytes.len().min(at.next_multiple_of(BLOCK).max(at / BLOCK * BLOCK + blocks * BLOCK));
+            let end = if end == at { bytes.len().min(at + BLOCK) } else { end };
+            if let Some(range) = bad.iter().find(|range| range.start == at) {
+                cutter.bad(&carried, range.len() as u64).unwrap();
+                carried.clear();
+                at = range.end;
+                continue;
+            }
+            let end = bad.iter().map(|range| range.start).filter(|start| *start > at).fold(end, usize::min);
+            let new = &bytes[at..end];
+            let at_border = at % BLOCK == 0 && (end % BLOCK == 0 || end == bytes.len());
+            if *hole && at_border && is_zero(new) && new.len() as u64 >= rule.hole_bytes_min() {
+                cutter.hole(&carried, new.len() as u64).unwrap();
+                carried.clear();
+            } else {
+                carried.extend_from_slice(new);
+                cutter.feed(&carried).unwrap();
+                carried.drain(..carried.len() - cutter.carry());
+                assert!(carried.len() < rule.carry_bytes_max());
+            }
+            at = end;
+        }
+        cutter.finish(&carried).unwrap()
+    }
+
+    /// Blocks of zeros, of random bytes, and zeros with one byte; the last block may be cut short.
+    fn any_segment() -> impl Strategy<Value = Vec<u8>> {
+        let part = (0u8..4, 1usize..6, any::<u64>());
+        (prop::collection::vec(part, 0..16), 0usize..BLOCK).prop_map(|(parts, short)| {
+            let mut bytes = Vec::new();
+            for (kind, blocks, seed) in parts {
+                match kind {
+                    0 | 1 => bytes.resize(bytes.len() + blocks * BLOCK, 0),
+                    2 => bytes.extend(random_bytes(seed, blocks * BLOCK)),
+                    _ => {
+                        bytes.resize(bytes.len() + BLOCK, 0);
+                        let at = bytes.len() - 1 - in_memory(seed % 4096);
+                        bytes[at] = 1;
+                    }
+                }
+            }
+            bytes.truncate(bytes.len().saturating_sub(short));
+            bytes
+        })
+    }
+
+    /// Sector ranges within `bytes`, in order, not touching.
+    fn bad_ranges(bytes: usize, picks: &[(prop::sample::Index, usize)]) -> Vec<Range<usize>> {
+        let sectors = bytes / 512;
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        if sectors == 0 {
+            return ranges;
+        }
+        let mut starts: Vec<(usize, usize)> = picks.iter().map(|(at, count)| (at.index(sectors), *count)).collect();
+        starts.sort_unstable();
+        for (start, count) in starts {
+            let range = start * 512..(start + count).min(sectors) * 512;
+            if ranges.last().is_none_or(|last| last.end < range.start) {
+                ranges.push(range);
+            }
+        }
+        ranges
+    }
+
+    proptest! {
+        /// I4: neither windows nor holes matter, and the runs are those of the definition.
+        #[test]
+        fn windows_and_holes_do_not_matter(
+            bytes in any_segment(),
+            picks in prop::collection::vec((any::<prop::sample::Index>(), 1usize..20), 0..4),
+            windows in prop::collection::vec((1usize..9, any::<bool>()), 1..9),
+            zero_blocks in 1u32..4,
+        ) {
+            let rule = rule(zero_blocks);
+            let bad = bad_ranges(bytes.len(), &picks);
+            let found = by_windows(&bytes, &bad, rule, &windows);
+            prop_assert_eq!(found, by_definition(&bytes, &bad, rule));
+        }
+
+        #[test]
+        fn zero_is_zero(length in 0usize..600, at in any::<prop::sample::Index>()) {
+            let mut bytes = vec![0; length];
+            prop_assert!(is_zero(&bytes));
+            if length > 0 {
+                bytes[at.index(length)] = 0x80;
+                prop_assert!(!is_zero(&bytes));
+            }
+        }
+    }
+}

@@ -21,6 +21,8 @@ mod restore;
 mod segment;
 mod source;
 mod stream;
+#[cfg(test)]
+mod testing;
 mod verify;
 mod workers;
 

@@ -180,3 +180,51 @@ fn cut_segment(
     progress.add(Counter::Done, bytes.len() as u64);
     submit(writer, segment.number, runs, progress)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{capture_bytes, disk_bytes, options, small_store};
+
+    /// Gives odd amounts, as pipes do.
+    struct Pipe<'a>(&'a [u8]);
+
+    impl Read for Pipe<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+            let count = buf.len().min(7777);
+            self.0.read(&mut buf[..count])
+        }
+    }
+
+    #[test]
+    fn a_stream_gives_the_image_of_the_file() {
+        for length in [0, 1, 256 << 10, 1_500_000] {
+            let bytes = disk_bytes(7, length);
+            let (_home, store) = small_store();
+            let (of_file, _) = capture_bytes(&store, &bytes);
+            let captured = capture_stream(&mut Pipe(&bytes), &store, &options(3), &()).unwrap();
+            assert_eq!(captured.manifest.bytes, length as u64);
+            assert_eq!(captured.manifest.statistics.new_chunks, 0);
+            let root = |captured: &Captured| captured.manifest.root.map(|root| root.id);
+            assert_eq!(root(&captured), root(&of_file));
+            SourceInfo::from_manifest(&captured.manifest).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_stream_that_breaks_is_an_error_with_its_offset() {
+        struct Broken(u32);
+        impl Read for Broken {
+            fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+                self.0 += 1;
+                let end = self.0 > 3;
+                buf[..1000].fill(1);
+                if end { Err(std::io::Error::other("broken")) } else { Ok(1000) }
+            }
+        }
+        let (_home, store) = small_store();
+        let result = capture_stream(&mut Broken(0), &store, &options(2), &());
+        assert!(matches!(result, Err(Error::ReadStream { offset: 3000, .. })), "{result:?}");
+        assert!(store.images().unwrap().is_empty());
+    }
+}
