@@ -371,11 +371,17 @@ mod tests {
             self.0.read_exact_at(offset, buf)
         }
         fn next_data(&self, offset: u64) -> Result<Option<Extent>, disk::Error> {
-            let bytes = self.0.to_vec();
-            let is_data = |at: &usize| bytes[at / 512 * 512..].iter().take(512).any(|byte| *byte != 0);
-            let Some(start) = (in_memory(offset)..bytes.len()).find(|at| is_data(at)) else { return Ok(None) };
-            let end = (start..bytes.len()).find(|at| !is_data(at)).unwrap_or(bytes.len());
-            Ok(Some(extent(start as u64, (end - start) as u64)))
+            let sectors = self.size_bytes().div_ceil(512);
+            let mut sector = [0; 512];
+            let mut is_data = |number: &u64| {
+                let length = in_memory((self.size_bytes() - number * 512).min(512));
+                self.0.read_exact_at(number * 512, &mut sector[..length]).unwrap();
+                sector[..length].iter().any(|byte| *byte != 0)
+            };
+            let Some(first) = (offset / 512..sectors).find(&mut is_data) else { return Ok(None) };
+            let behind = (first..sectors).find(|number| !is_data(number)).unwrap_or(sectors);
+            let (start, end) = (offset.max(first * 512), self.size_bytes().min(behind * 512));
+            Ok(Some(extent(start, end - start)))
         }
     }
 
@@ -466,7 +472,8 @@ mod tests {
         let mut bytes = disk_bytes(5, 1_000_448);
         let volumes = vec![volume(1, 512 * 63, 512 * 400), volume(2, 512 * 500, 512 * 800)];
         let device = FaultDevice::new(MemoryDevice::new(bytes.clone()), vec![extent(512 * 500, 512 * 800)]);
-        let captured = capture(&source(bytes.len(), volumes, &[2]), &device, &store, &options(2), &()).unwrap();
+        let captured =
+            capture(&source(bytes.len(), volumes, &[2]), &device, &store, &options(2), &()).unwrap();
         assert!(captured.source.bad_ranges.is_empty());
         bytes[512 * 500..512 * 1300].fill(0);
         assert_eq!(all_bytes(&store, captured.image), bytes);

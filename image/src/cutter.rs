@@ -214,7 +214,9 @@ mod tests {
         let mut groups: Vec<(char, Range<usize>, u64)> = Vec::new();
         for piece in borders.windows(2).map(|pair| pair[0]..pair[1]) {
             match groups.last_mut() {
-                Some((last, range, count)) if *last == kind(&piece) => (range.end, *count) = (piece.end, *count + 1),
+                Some((last, range, count)) if *last == kind(&piece) => {
+                    (range.end, *count) = (piece.end, *count + 1)
+                }
                 _ => groups.push((kind(&piece), piece, 1)),
             }
         }
@@ -300,7 +302,8 @@ mod tests {
         if sectors == 0 {
             return ranges;
         }
-        let mut starts: Vec<(usize, usize)> = picks.iter().map(|(at, count)| (at.index(sectors), *count)).collect();
+        let mut starts: Vec<(usize, usize)> =
+            picks.iter().map(|(at, count)| (at.index(sectors), *count)).collect();
         starts.sort_unstable();
         for (start, count) in starts {
             let range = start * 512..(start + count).min(sectors) * 512;

@@ -7,6 +7,7 @@
 use disk::Extent;
 use store::{Run, StoredChunk, StoredImage};
 
+use crate::segment::in_memory;
 use crate::source::intersect;
 
 /// Restore and verify work in steps of this size, cut at multiples of it: what one thread holds in memory (a few times).
@@ -76,6 +77,20 @@ impl<'a> Expected<'a> {
         Expected { image, image_bytes: image.bytes().min(device_bytes), tail, patches }
     }
 
+    /// Whether these are the bytes of a part of a chunk, which is read from the store to find out: for parts that can't
+    /// be hashed with the rest, it being patched, changed or behind the device's end. `false` for all other pieces.
+    pub(crate) fn is_part_of_chunk(&self, piece: &Piece, bytes: &[u8]) -> Result<bool, store::Error> {
+        let Want::Chunk { chunk, whole } = &piece.want else { return Ok(false) };
+        if *whole == piece.extent {
+            return Ok(false);
+        }
+        let skip = in_memory(piece.extent.offset - whole.offset);
+        match self.image.fetch(std::slice::from_ref(chunk)).pop() {
+            Some(plain) => plain.map(|plain| plain.get(skip..skip + bytes.len()) == Some(bytes)),
+            None => Ok(false),
+        }
+    }
+
     /// What must lie in this extent.
     pub(crate) fn pieces(&self, extent: Extent) -> Result<Vec<Piece>, store::Error> {
         let mut pieces = Vec::new();
@@ -117,8 +132,8 @@ fn apply(pieces: Vec<Piece>, patch: &Patch, extent: Extent) -> Vec<Piece> {
         }
     }
     // In bounds: `part` lies within the patch, whose bytes are in memory.
-    let start = crate::segment::in_memory(part.offset - patch.offset);
-    let bytes = patch.bytes[start..start + crate::segment::in_memory(part.bytes)].to_vec();
+    let start = in_memory(part.offset - patch.offset);
+    let bytes = patch.bytes[start..start + in_memory(part.bytes)].to_vec();
     patched.push(Piece { extent: part, want: Want::Bytes(bytes) });
     patched.sort_by_key(|piece| piece.extent.offset);
     patched
@@ -130,8 +145,8 @@ impl Piece {
         let want = match &self.want {
             Want::Bytes(bytes) => {
                 // In bounds: `extent` lies within the piece.
-                let start = crate::segment::in_memory(extent.offset - self.extent.offset);
-                Want::Bytes(bytes[start..start + crate::segment::in_memory(extent.bytes)].to_vec())
+                let start = in_memory(extent.offset - self.extent.offset);
+                Want::Bytes(bytes[start..start + in_memory(extent.bytes)].to_vec())
             }
             other => other.clone(),
         };

@@ -201,3 +201,57 @@ impl ChunkCache {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{capture_bytes, disk_bytes, small_store};
+
+    #[test]
+    fn any_extent_reads_as_the_plain_bytes() {
+        let (_home, store) = small_store();
+        let bytes = disk_bytes(30, 9_000_000);
+        let (_, image) = capture_bytes(&store, &bytes);
+        let reader = ImageReader::new(image);
+        proptest!(|(start in 0usize..9_000_000, length in 0usize..300_000)| {
+            let length = length.min(bytes.len() - start);
+            let mut found = vec![0xaa; length];
+            reader.read_exact_at(start as u64, &mut found).unwrap();
+            prop_assert!(found == bytes[start..start + length]);
+        });
+        let result = reader.read_exact_at(8_999_999, &mut [0; 2]);
+        assert!(matches!(result, Err(disk::Error::ShortRead { expected: 2, found: 1, .. })));
+    }
+
+    #[test]
+    fn holes_are_zeros_and_nothing_else_is_left_out() {
+        let (_home, store) = small_store();
+        let mut bytes = disk_bytes(31, 9_000_000);
+        bytes[1_000_000..8_500_000].fill(0);
+        let (_, image) = capture_bytes(&store, &bytes);
+        let reader = ImageReader::new(image);
+        let mut at = 0;
+        let mut zeros = 0;
+        while let Some(data) = reader.next_data(at).unwrap() {
+            assert!(data.offset >= at && data.bytes > 0);
+            assert!(bytes[in_memory(at)..in_memory(data.offset)].iter().all(|byte| *byte == 0));
+            zeros += data.offset - at;
+            at = data.end();
+        }
+        assert!(bytes[in_memory(at)..].iter().all(|byte| *byte == 0));
+        assert!(zeros > 7_000_000);
+    }
+
+    #[test]
+    fn the_cache_is_bounded() {
+        let mut cache = ChunkCache::new(100);
+        for number in 0..50u8 {
+            let plain = Arc::new(vec![number; 30]);
+            cache.put(store::chunk_id(&plain), plain);
+            assert!(cache.bytes <= 100);
+        }
+        assert_eq!(cache.lru.len(), 3);
+    }
+}

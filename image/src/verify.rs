@@ -184,8 +184,16 @@ fn compare_step(
             continue;
         }
         report.checked_chunks += u64::from(matches!(piece.want, Want::Chunk { .. }));
-        if !holds(&piece, device, step.offset, buffer) {
-            report.differences.push(Difference { extent: piece.extent, volume: None });
+        if holds(&piece, device, step.offset, buffer) {
+            continue;
+        }
+        let volume = info.volume_at(piece.extent.offset);
+        let start = in_memory(piece.extent.offset - step.offset);
+        let bytes = &buffer[start..start + in_memory(piece.extent.bytes)];
+        match expected.is_part_of_chunk(&piece, bytes) {
+            Ok(true) => {}
+            Ok(false) => report.differences.push(Difference { extent: piece.extent, volume }),
+            Err(error) => report.damaged.push(Damage { extent: piece.extent, volume, error }),
         }
     }
     Ok(report)
@@ -248,4 +256,121 @@ fn split_by_volume(info: &SourceInfo, extent: Extent) -> Vec<Difference> {
     let behind = Extent { offset: info.bytes(), bytes: u64::MAX - info.bytes() };
     parts.extend(intersect(behind, extent).map(|extent| Difference { extent, volume: None }));
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use disk::{FaultDevice, MemoryDevice};
+    use store::{Config, Home, Store};
+
+    use super::*;
+    use crate::testing::{capture_bytes, disk_bytes, random_bytes, small_store, source, volume};
+    use crate::{Compare, RestoreOptions, capture, restore_to_stream};
+
+    fn extent(offset: u64, bytes: u64) -> Extent {
+        Extent { offset, bytes }
+    }
+
+    #[test]
+    fn a_sound_image_is_clean() {
+        let (_home, store) = small_store();
+        let (captured, image) = capture_bytes(&store, &disk_bytes(40, 5_000_000));
+        let report = verify_image(&image, 2, &()).unwrap();
+        assert!(report.is_clean());
+        assert_eq!(report.checked_bytes, 5_000_000);
+        assert_eq!(report.checked_chunks, captured.manifest.statistics.chunks);
+    }
+
+    #[test]
+    fn differences_are_listed_by_volume() {
+        let (_home, store) = small_store();
+        let mut bytes = disk_bytes(41, 5_000_192);
+        let volumes = vec![volume(1, 4096, 1 << 20), volume(2, 2 << 20, 1 << 20)];
+        let source = source(bytes.len(), volumes, &[]);
+        let device = MemoryDevice::new(bytes.clone());
+        let captured = capture(&source, &device, &store, &crate::testing::options(2), &()).unwrap();
+        let image = store.image(captured.image).unwrap();
+        for at in [0, 5000, (2 << 20) + 9, 4_999_999] {
+            bytes[at] ^= 1;
+        }
+        let bad = extent(3_500_000, 1);
+        let device = FaultDevice::new(MemoryDevice::new(bytes), vec![bad]);
+        let report = verify_against(&image, &device, 2, &()).unwrap();
+        let volumes: Vec<Option<u32>> =
+            report.differences.iter().map(|difference| difference.volume).collect();
+        assert_eq!(volumes, [None, Some(1), Some(2), None]);
+        assert_eq!(report.unreadable, [extent(3_500_000 / 512 * 512, 512)]);
+        let shorter = MemoryDevice::zeros(1000);
+        let report = verify_against(&image, &shorter, 2, &()).unwrap();
+        assert_eq!(report.device_bytes_found, Some(1000));
+        assert!(!report.is_clean());
+    }
+
+    /// A store on disk, one bit of one data chunk flipped. The bytes, and the image.
+    fn damaged_store(folder: &std::path::Path) -> (Vec<u8>, Store, StoredImage) {
+        let home = Home::local(&folder.join("store"));
+        let config = Config {
+            segment_bytes: 256 << 10,
+            leaf_bytes: 64 << 10,
+            ..Config::new("fastcdc:1024,4096,16384")
+        };
+        let store = Store::init(&home, config).unwrap();
+        let bytes = random_bytes(42, 6 << 20);
+        let (_, image) = capture_bytes(&store, &bytes);
+        let runs = image.runs(3 << 20, 1).unwrap();
+        let Run::Chunk(chunk) = runs[0].run else { panic!("random bytes are no zeros") };
+        let pack = chunk.pack.to_string();
+        let path = folder.join("store/packs").join(&pack[..2]).join(&pack);
+        let mut held = std::fs::read(&path).unwrap();
+        held[usize::try_from(chunk.offset + chunk.stored_bytes / 2).unwrap()] ^= 4;
+        let mut permissions = std::fs::metadata(&path).unwrap().permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o644);
+        std::fs::set_permissions(&path, permissions).unwrap();
+        std::fs::write(&path, held).unwrap();
+        let store = Store::open(&home).unwrap();
+        let image = store.image(image.id()).unwrap();
+        (bytes, store, image)
+    }
+
+    #[test]
+    fn damage_is_found_with_its_place_and_nothing_wrong_is_restored() {
+        let folder = tempfile::tempdir().unwrap();
+        let (bytes, _store, image) = damaged_store(folder.path());
+        let report = verify_image(&image, 2, &()).unwrap();
+        assert_eq!(report.damaged.len(), 1);
+        let lost = report.damaged[0].extent;
+        assert!(lost.overlaps(&extent(3 << 20, 1)) && lost.bytes <= 16384);
+
+        let mut output = Vec::new();
+        let result = restore_to_stream(&image, &mut output, &RestoreOptions::default(), &());
+        assert!(matches!(result, Err(Error::Chunk { extent, .. }) if extent.overlaps(&lost)));
+        let keep = RestoreOptions { keep_damaged: true, ..RestoreOptions::default() };
+        output.clear();
+        let report = restore_to_stream(&image, &mut output, &keep, &()).unwrap();
+        assert_eq!(report.damaged.len(), 1);
+        let mut expected = bytes.clone();
+        expected[in_memory(lost.offset)..in_memory(lost.end())].fill(0);
+        assert!(output == expected);
+
+        let path = folder.path().join("target");
+        std::fs::write(&path, vec![0x55; bytes.len()]).unwrap();
+        expected[in_memory(lost.offset)..in_memory(lost.end())].fill(0x55);
+        for compare in [Compare::Read, Compare::WriteAll] {
+            let options = RestoreOptions { compare, ..RestoreOptions::default() };
+            let plan = crate::plan_restore(&image, &path, None, &options).unwrap();
+            let target = disk::Target::open_file(&path, plan.target_bytes).unwrap();
+            let report = crate::restore(&plan, &image, &target, &options, &()).unwrap();
+            assert!(!report.finished && report.damaged.len() == 1 && report.damaged[0].extent == lost);
+            let held = std::fs::read(&path).unwrap();
+            assert!(held[..1 << 20].iter().all(|byte| *byte == 0), "the head stays broken");
+            assert!(held[1 << 20..3 << 20] == expected[1 << 20..3 << 20]);
+        }
+        let plan = crate::plan_restore(&image, &path, None, &keep).unwrap();
+        let target = disk::Target::open_file(&path, plan.target_bytes).unwrap();
+        let report = crate::restore(&plan, &image, &target, &keep, &()).unwrap();
+        assert!(report.finished && report.damaged.len() == 1);
+        let held = std::fs::read(&path).unwrap();
+        let (from, to) = (in_memory(lost.offset), in_memory(lost.end()));
+        assert!(held[..from] == expected[..from] && held[to..] == expected[to..]);
+    }
 }

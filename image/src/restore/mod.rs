@@ -8,6 +8,8 @@
 mod ends;
 mod plan;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -92,7 +94,8 @@ pub struct RestoreReport {
     pub unchanged_bytes: u64,
     /// The source could not be read there when it was captured: zeros on the target.
     pub bad_ranges: Vec<Extent>,
-    /// Could not be had from the store: the target holds there what it held before (exit 4).
+    /// Could not be had from the store: the target holds there what it held before (exit 4); with
+    /// [`Compare::WriteAll`], zeros up to the next multiple of 4096 bytes at both ends.
     pub damaged: Vec<Damage>,
     /// The head is in place: nothing was damaged, or `keep_damaged` was given. Otherwise the target does not boot.
     pub finished: bool,
@@ -116,7 +119,11 @@ pub fn restore(
     report.reread = target.reread_table().err();
     if options.verify && report.finished {
         let device = Device::open(Path::new(&target.identity().path))?;
-        report.verified = Some(read_back(plan, image, &device, options, progress)?);
+        let mut verified = read_back(plan, image, &device, options, progress)?;
+        // What could not be had was not written, so it can't be right: it is listed as damaged already.
+        let is_known = |found: &Extent| report.damaged.iter().any(|damage| damage.extent.overlaps(found));
+        verified.differences.retain(|difference| !is_known(&difference.extent));
+        report.verified = Some(verified);
     }
     Ok(report)
 }
