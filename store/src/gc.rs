@@ -4,15 +4,13 @@
 //! anywhere leaves a store in which the next one goes on; wholly dead packs go first, so that a full disk can be
 //! collected. Knows nothing of retention: it acts on tombstones.
 
-use crate::codec::{self, ChunkKind, Compression};
-use crate::id::{ChunkId, ImageId, PackId, SessionId};
+use crate::id::{ImageId, PackId, SessionId};
 use crate::live::Live;
 use crate::manifest::Manifest;
 use crate::objects::{Objects, condemned_name, delete, image_name, mark_name, moves_name, pack_name};
-use crate::pack::{PACK_BYTES, PACK_BYTES_MAX, PackBuilder, PackEntry};
+use crate::pack::{PACK_BYTES, PackEntry};
 use crate::reader::{KnownPacks, follow};
 use crate::session::{self, Condemned, MarkKind, Moves, Reason};
-use crate::table::Child;
 use crate::work::Work;
 use crate::{Error, Progress, Store};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -92,14 +90,15 @@ struct Plan {
     unused_left: u64,
 }
 
-struct Collector<'a> {
-    work: Work,
-    options: &'a GcOptions,
-    progress: &'a dyn Progress,
-    live: Live,
+/// A run of gc.
+pub(crate) struct Collector<'a> {
+    pub(crate) work: Work,
+    pub(crate) options: &'a GcOptions,
+    pub(crate) progress: &'a dyn Progress,
+    pub(crate) live: Live,
     /// Old pack -> packs that hold its chunks, as published by this run.
     moved: BTreeMap<PackId, BTreeSet<PackId>>,
-    report: GcReport,
+    pub(crate) report: GcReport,
 }
 
 impl Store {
@@ -125,11 +124,11 @@ impl Store {
 }
 
 impl Collector<'_> {
-    fn store(&self) -> &Store {
+    pub(crate) fn store(&self) -> &Store {
         self.work.store()
     }
 
-    fn objects(&self) -> &Objects {
+    pub(crate) fn objects(&self) -> &Objects {
         self.work.objects()
     }
 
@@ -190,7 +189,7 @@ impl Collector<'_> {
         Ok(())
     }
 
-    fn check_cancelled(&self) -> Result<(), Error> {
+    pub(crate) fn check_cancelled(&self) -> Result<(), Error> {
         if self.progress.cancelled() { Err(Error::Interrupted) } else { Ok(()) }
     }
 
@@ -226,7 +225,7 @@ impl Collector<'_> {
         Ok(Some(Weighed { id, bytes, live_bytes, dead_bytes }))
     }
 
-    fn entries(&self, id: PackId, bytes: u64) -> Result<Option<Vec<PackEntry>>, Error> {
+    pub(crate) fn entries(&self, id: PackId, bytes: u64) -> Result<Option<Vec<PackEntry>>, Error> {
         if let Some(entries) = self.work.catalogue().records().get(id, bytes) {
             return Ok(Some(entries));
         }
@@ -346,121 +345,11 @@ impl Collector<'_> {
             .any(|(_, record)| is_young(record) && record.packs.iter().any(|pack| packs.contains(pack))))
     }
 
-    /// Copies what is needed and has no other copy. The packs of which something was copied; and whether nothing had
-    /// to be, so that the packs may go. Packs that can't be evacuated are taken out of `packs`.
-    fn evacuate(
-        &mut self,
-        packs: &mut BTreeSet<PackId>,
-        there: &BTreeMap<PackId, u64>,
-        sound: &dyn Fn(&PackId) -> bool,
-    ) -> Result<(BTreeSet<PackId>, bool), Error> {
-        let mut evacuation = Evacuation::default();
-        for pack in packs.clone() {
-            self.check_cancelled()?;
-            let bytes = there.get(&pack).copied().unwrap_or(0);
-            if !self.evacuate_pack(pack, bytes, sound, &mut evacuation)? {
-                packs.remove(&pack);
-                self.report.packs_spared.push(pack);
-            }
-        }
-        self.flush(&mut evacuation)?;
-        let copied: BTreeSet<PackId> = evacuation.copied.iter().map(|(_, from)| *from).collect();
-        self.publish_moves(evacuation.elsewhere)?;
-        let done = copied.is_empty();
-        Ok((copied, done))
-    }
-
-    /// False when a needed chunk of the pack can't be had: then the pack stays.
-    fn evacuate_pack(
-        &self,
-        pack: PackId,
-        bytes: u64,
-        sound: &dyn Fn(&PackId) -> bool,
-        evacuation: &mut Evacuation,
-    ) -> Result<bool, Error> {
-        let Some(entries) = self.entries(pack, bytes)? else { return Ok(false) };
-        let mut body: Option<Vec<u8>> = None;
-        for entry in entries.iter().filter(|entry| self.live.contains(entry.id)) {
-            if evacuation.builder.as_ref().is_some_and(|(_, ids)| ids.contains(&(entry.id, entry.kind))) {
-                evacuation.copied.push((entry.id, pack));
-                continue;
-            }
-            if let Some(other) = self.copy_of(entry, sound)? {
-                evacuation.elsewhere.entry(pack).or_default().insert(other);
-                continue;
-            }
-            if body.is_none() {
-                let whole = self.objects().backend.get_all(&pack_name(pack), PACK_BYTES_MAX);
-                body = Some(whole.map_err(|source| self.objects().fail(source))?);
-            }
-            let Some(blob) = self.sound_blob(pack, entry, body.as_deref().unwrap_or_default())? else {
-                return Ok(false);
-            };
-            let (builder, ids) =
-                evacuation.builder.get_or_insert_with(|| (PackBuilder::new(), HashSet::new()));
-            builder.push(entry.id, entry.kind, entry.plain_bytes, &blob);
-            ids.insert((entry.id, entry.kind));
-            evacuation.copied.push((entry.id, pack));
-            evacuation.sources.insert(pack);
-            if builder.bytes() >= self.options.pack_bytes as usize {
-                self.flush(evacuation)?;
-            }
-        }
-        self.progress.add(bytes);
-        Ok(true)
-    }
-
-    /// A pack that holds the same chunk, exists and is not condemned.
-    fn copy_of(&self, entry: &PackEntry, sound: &dyn Fn(&PackId) -> bool) -> Result<Option<PackId>, Error> {
-        let found = self.work.catalogue().find(entry.id)?.filter(|(_, other)| other.kind == entry.kind);
-        Ok(found
-            .and_then(|(place, _)| self.work.catalogue().pack(place.slot))
-            .map(|known| known.id)
-            .filter(sound))
-    }
-
-    /// The blob, proved; from elsewhere when it is damaged here; `None` when it is nowhere.
-    fn sound_blob(&self, pack: PackId, entry: &PackEntry, body: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let start = entry.offset as usize;
-        let blob = body.get(start..start + entry.stored_bytes as usize).unwrap_or(&[]);
-        if codec::open(entry.kind, entry.id, entry.plain_bytes as usize, blob).is_ok() {
-            return Ok(Some(blob.to_vec()));
-        }
-        let child = Child {
-            id: entry.id,
-            pack,
-            offset: entry.offset,
-            stored_bytes: entry.stored_bytes,
-            plain_bytes: entry.plain_bytes,
-        };
-        match self.store().reader().chunk(entry.kind, &child) {
-            Ok(plain) => Ok(Some(codec::seal(&plain, Compression::Auto))),
-            Err(Error::Chunk { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Publishes the pack of copies, proved like any other.
-    fn flush(&self, evacuation: &mut Evacuation) -> Result<(), Error> {
-        let Some((builder, ids)) = evacuation.builder.take() else { return Ok(()) };
-        let slot = self.work.catalogue().reserve_slot();
-        self.work.publish(slot, builder)?;
-        if let Some(known) = self.work.catalogue().pack(slot) {
-            for from in std::mem::take(&mut evacuation.sources) {
-                evacuation.elsewhere.entry(from).or_default().insert(known.id);
-            }
-            // Chunks that several packs held were copied once: the record names the copy for each of them.
-            for (id, from) in &evacuation.copied {
-                if ids.contains(&(*id, ChunkKind::Data)) || ids.contains(&(*id, ChunkKind::Table)) {
-                    evacuation.elsewhere.entry(*from).or_default().insert(known.id);
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Before anything is deleted, so that a reader with an old hint finds its way; only what was not said before.
-    fn publish_moves(&mut self, elsewhere: BTreeMap<PackId, BTreeSet<PackId>>) -> Result<(), Error> {
+    pub(crate) fn publish_moves(
+        &mut self,
+        elsewhere: BTreeMap<PackId, BTreeSet<PackId>>,
+    ) -> Result<(), Error> {
         let is_new = |(old, new): &(PackId, BTreeSet<PackId>)| {
             !self.moved.get(old).is_some_and(|said| new.is_subset(said))
         };
@@ -534,18 +423,6 @@ impl Collector<'_> {
         }
         Ok(hinted)
     }
-}
-
-/// Copies on their way.
-#[derive(Default)]
-struct Evacuation {
-    builder: Option<(PackBuilder, HashSet<(ChunkId, ChunkKind)>)>,
-    /// Packs with blobs in the builder.
-    sources: BTreeSet<PackId>,
-    /// What was copied, and from where.
-    copied: Vec<(ChunkId, PackId)>,
-    /// Old pack -> packs that hold its needed chunks.
-    elsewhere: BTreeMap<PackId, BTreeSet<PackId>>,
 }
 
 /// At most so many packs are copied before the old ones are deleted.

@@ -5,10 +5,11 @@
 
 use crate::codec::{self, BlobError, ChunkKind};
 use crate::fingers::FingerTable;
-use crate::id::{ChunkId, ImageId, PackId};
+use crate::id::{ChunkId, PackId};
 use crate::manifest::Manifest;
 use crate::objects::{Objects, pack_name};
 use crate::pack::PackEntry;
+use crate::stored::StoredChunk;
 use crate::table::{Child, Entry, Table, TableRef};
 use crate::{Error, backend};
 use lru::LruCache;
@@ -26,57 +27,6 @@ const GAP_BYTES_MAX: u64 = 64 << 10;
 const RANGE_BYTES_MAX: u64 = 8 << 20;
 /// `moves` name packs that were themselves moved: followed no further than this, in case records form a ring.
 const MOVES_MAX: usize = 64;
-
-/// A chunk of an image, with the hint where its blob was (I9).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct StoredChunk {
-    /// The chunk.
-    pub id: ChunkId,
-    /// Its bytes.
-    pub bytes: u32,
-    /// Pack that held it, …
-    pub pack: PackId,
-    /// … where in it, …
-    pub offset: u32,
-    /// … and bytes of the blob.
-    pub stored_bytes: u32,
-}
-
-/// What stands at one place of an image.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Run {
-    /// A chunk.
-    Chunk(StoredChunk),
-    /// Zeros.
-    Zeros {
-        /// How many.
-        bytes: u64,
-    },
-    /// Bytes that the source would not give.
-    Bad {
-        /// How many.
-        bytes: u64,
-    },
-}
-
-impl Run {
-    /// Bytes of the device that it covers.
-    pub fn bytes(&self) -> u64 {
-        match self {
-            Run::Chunk(chunk) => u64::from(chunk.bytes),
-            Run::Zeros { bytes } | Run::Bad { bytes } => *bytes,
-        }
-    }
-}
-
-/// A run and where it stands on the device.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PlacedRun {
-    /// First byte.
-    pub offset: u64,
-    /// What is there.
-    pub run: Run,
-}
 
 type Listing = Arc<[PackEntry]>;
 
@@ -382,18 +332,6 @@ pub(crate) fn follow(moved: &HashMap<PackId, Vec<PackId>>, pack: PackId) -> Vec<
     found
 }
 
-impl StoredChunk {
-    pub(crate) fn as_child(&self) -> Child {
-        Child {
-            id: self.id,
-            pack: self.pack,
-            offset: self.offset,
-            stored_bytes: self.stored_bytes,
-            plain_bytes: self.bytes,
-        }
-    }
-}
-
 /// Blobs that lie close together in one pack.
 struct Span {
     pack: PackId,
@@ -425,99 +363,4 @@ fn spans(chunks: &[StoredChunk]) -> Vec<Span> {
         }
     }
     spans
-}
-
-/// An image that can be read.
-#[derive(Clone, Debug)]
-pub struct StoredImage {
-    id: ImageId,
-    manifest: Arc<Manifest>,
-    pub(crate) reader: Arc<Reader>,
-}
-
-impl StoredImage {
-    pub(crate) fn new(id: ImageId, manifest: Manifest, reader: Arc<Reader>) -> StoredImage {
-        StoredImage { id, manifest: Arc::new(manifest), reader }
-    }
-
-    /// Its name.
-    pub fn id(&self) -> ImageId {
-        self.id
-    }
-
-    /// Its manifest.
-    pub fn manifest(&self) -> &Manifest {
-        &self.manifest
-    }
-
-    /// Size of the device.
-    pub fn bytes(&self) -> u64 {
-        self.manifest.bytes
-    }
-
-    /// The runs that overlap `bytes` bytes from `offset` on, clipped at neither end, in order.
-    pub fn runs(&self, offset: u64, bytes: u64) -> Result<Vec<PlacedRun>, Error> {
-        let end = offset.saturating_add(bytes).min(self.manifest.bytes);
-        let mut runs = Vec::new();
-        match &self.manifest.root {
-            _ if offset >= end => {}
-            None => runs.push(PlacedRun { offset: 0, run: Run::Zeros { bytes: self.manifest.bytes } }),
-            Some(root) => {
-                let table = self.reader.root(root)?;
-                self.descend(&table, 0, offset, end, &mut runs)?;
-            }
-        }
-        Ok(runs)
-    }
-
-    fn descend(
-        &self,
-        table: &Table,
-        table_start: u64,
-        from: u64,
-        to: u64,
-        runs: &mut Vec<PlacedRun>,
-    ) -> Result<(), Error> {
-        let mut offset = table_start;
-        for entry in &table.entries {
-            let end = offset.saturating_add(entry.bytes());
-            if end > from && offset < to {
-                match entry {
-                    Entry::Zeros { bytes } => {
-                        runs.push(PlacedRun { offset, run: Run::Zeros { bytes: *bytes } })
-                    }
-                    Entry::Bad { bytes } => runs.push(PlacedRun { offset, run: Run::Bad { bytes: *bytes } }),
-                    Entry::Child { child, .. } if table.level == 0 => {
-                        runs.push(PlacedRun { offset, run: Run::Chunk(stored_chunk(child)) });
-                    }
-                    Entry::Child { child, bytes } => {
-                        let below = self.reader.table(child, table.level - 1)?;
-                        if below.bytes() != *bytes {
-                            let source =
-                                crate::TableError::Covered { expected: *bytes, found: below.bytes() };
-                            return Err(Error::Table { table: child.id, source });
-                        }
-                        self.descend(&below, offset, from, to, runs)?;
-                    }
-                }
-            }
-            offset = end;
-        }
-        Ok(())
-    }
-
-    /// Plain bytes of the chunks, in the order asked, hash-checked (I3).
-    pub fn fetch(&self, chunks: &[StoredChunk]) -> Vec<Result<Vec<u8>, Error>> {
-        self.reader.fetch(chunks)
-    }
-}
-
-pub(crate) fn stored_chunk(child: &Child) -> StoredChunk {
-    StoredChunk {
-        id: child.id,
-        bytes: child.plain_bytes,
-        pack: child.pack,
-        offset: child.offset,
-        stored_bytes: child.stored_bytes,
-    }
 }

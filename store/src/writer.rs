@@ -9,9 +9,8 @@ use crate::catalogue::{Catalogue, Place};
 use crate::codec::{self, ChunkKind, Compression, chunk_id};
 use crate::id::{ChunkId, ImageId, PackId};
 use crate::manifest::{ImageStatistics, Manifest};
-use crate::objects::{Objects, image_name, pack_name};
+use crate::objects::{Objects, pack_name};
 use crate::pack::{PACK_BYTES, PackBuilder};
-use crate::session::MarkKind;
 use crate::table::TableRef;
 use crate::tree::{Item, Pending, Sink, TreeBuilder};
 use crate::work::Work;
@@ -195,11 +194,11 @@ impl Writer {
         self.work.state()
     }
 
-    fn catalogue(&self) -> &Catalogue {
+    pub(crate) fn catalogue(&self) -> &Catalogue {
         self.work.catalogue()
     }
 
-    fn objects(&self) -> &Objects {
+    pub(crate) fn objects(&self) -> &Objects {
         self.work.objects()
     }
 
@@ -431,51 +430,6 @@ impl Writer {
         let tree = std::mem::replace(&mut tables.tree, fresh);
         let Tables { open, recent, .. } = &mut *tables;
         tree.finish(&mut TableSink { writer: self, open, recent })
-    }
-
-    /// Steps 4 to 6 of DESIGN §5.3.
-    fn publish_confirmed(&self, mut manifest: Manifest) -> Result<Finished, Error> {
-        let mut superseded: Vec<ImageId> = manifest.supersedes.into_iter().collect();
-        loop {
-            let (image, bytes) = manifest.encode();
-            self.objects().put(&image_name(image), &bytes)?;
-            let lost = self.work.store().packs_lost(&manifest, Some(&self.catalogue().sizes()))?;
-            if lost.is_empty() {
-                self.objects().put_mark(image, MarkKind::Ok)?;
-                superseded.iter().try_for_each(|old| self.objects().put_mark(*old, MarkKind::Forgotten))?;
-                return Ok(Finished { image, manifest });
-            }
-            superseded.push(image);
-            manifest = self.replace_lost(image, &manifest, &lost).inspect_err(|_| {
-                // Never confirmed, and never to be: a tombstone, so that no collector stumbles over it. If it can't
-                // be written the image is shown as unconfirmed, which it is.
-                self.objects().put_mark(image, MarkKind::Forgotten).ok();
-            })?;
-        }
-    }
-
-    /// Confirms an image that is there already; or makes and confirms the one that replaces it, when some of its packs
-    /// are condemned.
-    pub(crate) fn confirm(&self, image: ImageId, manifest: &Manifest) -> Result<Finished, Error> {
-        let lost = self.work.store().packs_lost(manifest, None)?;
-        if lost.is_empty() {
-            self.objects().put_mark(image, MarkKind::Ok)?;
-            return Ok(Finished { image, manifest: manifest.clone() });
-        }
-        let manifest = self.replace_lost(image, manifest, &lost)?;
-        self.publish_confirmed(manifest)
-    }
-
-    /// The manifest of the same bytes without these packs: what lay in them is stored again, from wherever it still is.
-    fn replace_lost(&self, image: ImageId, manifest: &Manifest, lost: &[PackId]) -> Result<Manifest, Error> {
-        self.catalogue().forget_packs(lost);
-        match crate::rewrite::without(self, manifest, lost) {
-            Ok(root) => Ok(Manifest { root, supersedes: Some(image), ..manifest.clone() }),
-            Err(error) if error.family() == crate::Family::Damaged => {
-                Err(Error::PacksVanished { image, packs: lost.len() })
-            }
-            Err(error) => Err(error),
-        }
     }
 
     pub(crate) fn store(&self) -> &Store {

@@ -1,0 +1,58 @@
+//! From a finished tree to a confirmed image: manifest, post-check, marker (DESIGN §5.3, steps 4 to 6).
+//!
+//! Promise: the marker is written only after the post-check of that very manifest has passed.
+//! Knows nothing of how chunks were stored.
+
+use crate::Error;
+use crate::id::{ImageId, PackId};
+use crate::manifest::Manifest;
+use crate::objects::image_name;
+use crate::session::MarkKind;
+use crate::writer::{Finished, Writer};
+
+impl Writer {
+    /// Steps 4 to 6 of DESIGN §5.3.
+    pub(crate) fn publish_confirmed(&self, mut manifest: Manifest) -> Result<Finished, Error> {
+        let mut superseded: Vec<ImageId> = manifest.supersedes.into_iter().collect();
+        loop {
+            let (image, bytes) = manifest.encode();
+            self.objects().put(&image_name(image), &bytes)?;
+            let lost = self.store().packs_lost(&manifest, Some(&self.catalogue().sizes()))?;
+            if lost.is_empty() {
+                self.objects().put_mark(image, MarkKind::Ok)?;
+                superseded.iter().try_for_each(|old| self.objects().put_mark(*old, MarkKind::Forgotten))?;
+                return Ok(Finished { image, manifest });
+            }
+            superseded.push(image);
+            manifest = self.replace_lost(image, &manifest, &lost).inspect_err(|_| {
+                // Never confirmed, and never to be: a tombstone, so that no collector stumbles over it. If it can't
+                // be written the image is shown as unconfirmed, which it is.
+                self.objects().put_mark(image, MarkKind::Forgotten).ok();
+            })?;
+        }
+    }
+
+    /// Confirms an image that is there already; or makes and confirms the one that replaces it, when some of its packs
+    /// are condemned.
+    pub(crate) fn confirm(&self, image: ImageId, manifest: &Manifest) -> Result<Finished, Error> {
+        let lost = self.store().packs_lost(manifest, None)?;
+        if lost.is_empty() {
+            self.objects().put_mark(image, MarkKind::Ok)?;
+            return Ok(Finished { image, manifest: manifest.clone() });
+        }
+        let manifest = self.replace_lost(image, manifest, &lost)?;
+        self.publish_confirmed(manifest)
+    }
+
+    /// The manifest of the same bytes without these packs: what lay in them is stored again, from wherever it still is.
+    fn replace_lost(&self, image: ImageId, manifest: &Manifest, lost: &[PackId]) -> Result<Manifest, Error> {
+        self.catalogue().forget_packs(lost);
+        match crate::rewrite::without(self, manifest, lost) {
+            Ok(root) => Ok(Manifest { root, supersedes: Some(image), ..manifest.clone() }),
+            Err(error) if error.family() == crate::Family::Damaged => {
+                Err(Error::PacksVanished { image, packs: lost.len() })
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
