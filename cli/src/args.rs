@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 /// Images whole drives into a deduplicating store, and puts them back bit by bit.
 #[derive(Debug, Parser)]
-#[command(name = "cas", version, propagate_version = true, max_term_width = 100, subcommand_required = true)]
+#[command(name = "cas", version, max_term_width = 100, subcommand_required = true)]
 #[command(arg_required_else_help = true, infer_subcommands = false, after_help = AFTER_HELP)]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -28,8 +28,8 @@ Exit codes: cas help exit-codes";
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Everywhere")]
 pub(crate) struct Global {
-    /// The store [default: /var/lib/cas for root, $XDG_DATA_HOME/cas for others]
-    #[arg(short, long, global = true, env = "CAS_STORE", hide_env_values = true, value_name = "PATH")]
+    /// The store [default: CAS_STORE, else /var/lib/cas for root, $XDG_DATA_HOME/cas for others]
+    #[arg(short, long, global = true, value_name = "PATH")]
     pub(crate) store: Option<String>,
     /// Results as JSON: one document, or lines with `message_type` from commands that take long
     #[arg(long, global = true)]
@@ -86,7 +86,7 @@ pub(crate) enum Verb {
 pub(crate) struct Context {
     pub(crate) ui: Arc<Ui>,
     pub(crate) signals: Signals,
-    /// The store as it was named.
+    /// The store as it was named on the command line.
     pub(crate) store: Option<String>,
 }
 
@@ -119,8 +119,8 @@ mod tests {
             "stats",
             "index",
             "completions",
-            "[aliases: backup]",
-            "[aliases: list]",
+            "[alias: backup]",
+            "[alias: list]",
         ] {
             assert!(help.contains(verb), "{verb}");
         }

@@ -91,12 +91,15 @@ impl Listed {
     pub(crate) fn state(&self) -> String {
         let bad_sectors = self.bad_sectors();
         let plural = if bad_sectors == 1 { "" } else { "s" };
+        let left_out = self.source.iter().flat_map(|source| &source.excluded);
+        let left_out: Vec<String> = left_out.map(u32::to_string).collect();
         let inconsistent = self.source.as_ref().is_some_and(|source| !source.consistent);
         let matters = [
             (self.manifest().is_none(), "damaged".to_owned()),
             (!self.entry.confirmed, "unconfirmed".to_owned()),
             (bad_sectors > 0, format!("incomplete: {bad_sectors} bad sector{plural}")),
             (inconsistent, "not consistent".to_owned()),
+            (!left_out.is_empty(), format!("without partition {}", left_out.join(" and "))),
         ];
         let mut state: Vec<String> =
             matters.into_iter().filter(|(is, _)| *is).map(|(_, text)| text).collect();
@@ -207,6 +210,8 @@ pub(crate) mod tests {
         assert_eq!(bad.state(), "incomplete: 3 bad sectors");
         let live = listed(|e| manifest(e).source["consistent"] = false.into());
         assert_eq!(live.state(), "not consistent");
+        let partial = listed(|e| manifest(e).source["excluded"] = json!([2, 3]));
+        assert_eq!(partial.state(), "without partition 2 and 3");
         let kept = listed(|e| e.protected = true);
         assert_eq!(kept.state(), "complete, protected");
         let gone = listed(|e| e.forgotten = Some("2026-08-02T00:00:00Z".to_owned()));

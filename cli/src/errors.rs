@@ -101,7 +101,7 @@ fn of_image(error: &image::Error) -> Option<Judgement> {
             Exit::Failed,
             "look at the cable and at `smartctl -a`; what was read is in the store and is not read into it twice",
         ),
-        E::NoSuchVolume { .. } => told(Exit::Refused, "`cas disks` lists the partitions"),
+        E::NoSuchVolume { .. } => told(Exit::Usage, "`cas disks` lists the partitions"),
         E::TargetChanged { .. } | E::TargetSizeChanged { .. } => {
             told(Exit::Refused, "another device has taken this name; look at `cas disks` and start again")
         }
@@ -126,6 +126,11 @@ fn of_store(error: &store::Error) -> Judgement {
         (E::NoImage { .. }, _) => told(Exit::Failed, "`cas images --all` lists what there is"),
         (E::Protected { image }, _) => {
             (Exit::Refused, Some(format!("`cas protect --off {}` lifts the protection", image.short())))
+        }
+        (E::UnreadableImage { image, .. }, _) => {
+            let hint =
+                format!("`cas forget {}` gives that image up; then run the command again", image.short());
+            (Exit::Damage, Some(hint))
         }
         (E::PacksVanished { .. }, _) => {
             told(Exit::Failed, "capture again: what is in the store already is not stored twice")
@@ -157,9 +162,10 @@ fn of_disk(error: &disk::Error) -> Judgement {
     use disk::Error as E;
     let told = |exit, hint: &str| (exit, Some(hint.to_owned()));
     match error {
-        E::Open { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-            told(Exit::Failed, "devices are opened by root: try sudo")
-        }
+        E::Open { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => told(
+            Exit::Failed,
+            "devices are opened by root (try sudo), and a container may forbid it to root too",
+        ),
         E::Open { .. } => told(Exit::Failed, "`cas disks` lists the devices"),
         E::Busy { .. } => {
             told(Exit::Refused, "`cas disks` and `fuser -v` show who uses it; unmount it and start again")

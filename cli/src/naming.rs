@@ -174,7 +174,8 @@ impl fmt::Display for NamingError {
             }
             NamingError::NoImages { name } => write!(f, "image {name:?}: no image fits"),
             NamingError::TooFar { name, images } => {
-                write!(f, "image {name:?}: expected that many images to choose from, found {images}")
+                let images = if *images == 1 { "1 image".to_owned() } else { format!("{images} images") };
+                write!(f, "image {name:?}: expected an image that far back, found {images} in all")
             }
             NamingError::NotFound { name } => write!(f, "image {name:?}: no image has an id that begins so"),
             NamingError::Forgotten { name, id } => write!(f, "image {name:?}: {} is forgotten", id.short()),

@@ -34,9 +34,10 @@ fn choose(
     root: bool,
     environment: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Place, Said> {
-    if let Some(name) = named.filter(|name| !name.is_empty()) {
-        if name.contains("://") {
-            let text = format!("store {name}: expected a folder, found the address of a remote store");
+    let named = named.map(OsString::from).filter(|name| !name.is_empty());
+    if let Some(name) = named.or_else(|| environment("CAS_STORE")) {
+        if name.to_string_lossy().contains("://") {
+            let text = format!("store {}: expected a folder, found a remote address", name.display());
             return Err(
                 Said::usage(text).hint("remote stores are not built yet; name a local or mounted folder")
             );
@@ -109,6 +110,9 @@ mod tests {
     fn a_named_store_wins_and_is_not_the_default() {
         assert_eq!(choice(Some("/mnt/s"), true, &[]), Ok(("/mnt/s".to_owned(), false)));
         assert_eq!(choice(Some(""), true, &[]), Ok(("/var/lib/cas".to_owned(), true)));
+        let variable = [("CAS_STORE", "/mnt/e")];
+        assert_eq!(choice(None, true, &variable), Ok(("/mnt/e".to_owned(), false)));
+        assert_eq!(choice(Some("/mnt/s"), true, &variable), Ok(("/mnt/s".to_owned(), false)));
     }
 
     #[test]

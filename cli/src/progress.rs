@@ -142,9 +142,12 @@ impl image::Progress for Meter {
     }
 
     fn note(&self, note: image::Note<'_>) {
-        let good_news =
-            matches!(note, image::Note::HeadZeroed | image::Note::Verifying | image::Note::Store(_));
-        self.note_line(&note.to_string(), !good_news);
+        match note {
+            // The first is of interest after a power cut only; the second is in the report, with its reason.
+            image::Note::HeadZeroed | image::Note::Damaged(_) => {}
+            image::Note::Verifying | image::Note::Store(_) => self.note_line(&note.to_string(), false),
+            _ => self.note_line(&note.to_string(), true),
+        }
     }
 
     fn cancelled(&self) -> bool {
@@ -229,8 +232,11 @@ impl Shower {
         let [first, second] = bars;
         first.set_length(counts.total.unwrap_or(0).max(1));
         first.set_position(counts.done.min(counts.total.unwrap_or(0)));
-        first.set_message(first_text(counts, &self.pace));
-        second.set_message(format!("{}: {}", self.title, second_text(self.work, counts)));
+        // One column is left free: a full row is wrapped by some terminals, and clearing would miss a line.
+        let columns = columns().saturating_sub(1);
+        first.set_message(fit(&first_text(counts, &self.pace), columns.saturating_sub(BAR_COLUMNS)));
+        let second_line = format!("{}: {}", self.title, second_text(self.work, counts));
+        second.set_message(fit(second_line.trim_end_matches([':', ' ']), columns));
     }
 
     fn line(&self, counts: &Counts) -> String {
@@ -267,8 +273,24 @@ impl Shower {
     }
 }
 
-const FIRST_LINE: &str = "[{bar:24}] {wide_msg}";
-const SECOND_LINE: &str = "{wide_msg}";
+const FIRST_LINE: &str = "[{bar:24}] {msg}";
+const SECOND_LINE: &str = "{msg}";
+/// What the first line has before its text.
+const BAR_COLUMNS: usize = 24 + 3;
+
+/// Width of the terminal.
+fn columns() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stderr());
+    size.map_or(80, |size| usize::from(size.ws_col)).max(40)
+}
+
+/// The beginning of a text that is too long.
+fn fit(text: &str, columns: usize) -> String {
+    if text.chars().count() <= columns {
+        return text.to_owned();
+    }
+    text.chars().take(columns.saturating_sub(1)).chain(['…']).collect()
+}
 
 /// `12.3 GiB of 50.0 GiB, 24 %, 512.0 MiB/s, 1:13 min left`.
 fn first_text(counts: &Counts, pace: &Pace) -> String {
@@ -283,7 +305,10 @@ fn first_text(counts: &Counts, pace: &Pace) -> String {
     }
     parts.push(show_rate(counts.done, pace.elapsed()));
     if let Some(left) = pace.left(counts) {
-        parts.push(format!("{} left", show_duration(Duration::from_secs(left.as_secs()))));
+        parts.push(match left.as_secs() {
+            seconds @ 0..10 => format!("{seconds} s left"),
+            seconds => format!("{} left", show_duration(Duration::from_secs(seconds))),
+        });
     }
     parts.join(", ")
 }
@@ -392,6 +417,11 @@ mod tests {
         let first = pace.bytes_per_second;
         pace.see(pace.seen + Duration::from_secs(1), 0);
         assert!(pace.bytes_per_second.is_none() && first.is_some());
+    }
+
+    #[test]
+    fn long_lines_are_cut() {
+        assert_eq!([fit("abc", 3), fit("abcd", 3), fit("añoñ", 3)], ["abc", "ab…", "añ…"]);
     }
 
     #[test]

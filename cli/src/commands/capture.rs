@@ -221,6 +221,11 @@ fn report(context: &Context, store: &Store, captured: &Captured, elapsed: Durati
             format!("{}: {} could not be read", source.identity.path, show_bytes(statistics.bad_bytes));
         context.ui.warn(format!("{text}; `cas show {}` lists the ranges", captured.image.short()));
     }
+    if captured.manifest.bytes == 0 {
+        context
+            .ui
+            .warn(format!("{}: there was nothing to capture: the image is empty", source.identity.path));
+    }
     context.ui.event(
         "summary",
         json!({

@@ -39,8 +39,19 @@ pub(crate) fn run(context: &Context, _args: Args) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
-const TITLES: [&str; 10] =
-    ["NAME", "TYPE", ">SIZE", "SECTOR", "MODEL", "SERIAL", "CONTENT", "LABEL", "MOUNTED", "LAST IMAGE"];
+const TITLES: [&str; 11] = [
+    "NAME",
+    "TYPE",
+    ">SIZE",
+    "BUS",
+    "SECTOR",
+    "MODEL",
+    "SERIAL",
+    "CONTENT",
+    "LABEL",
+    "MOUNTED",
+    "LAST IMAGE",
+];
 
 /// The newest sound image of a disk: by serial number, or by name on this host.
 fn last_image<'a>(disk: &DiskInfo, images: &'a [Listed], host: &str) -> Option<&'a Listed> {
@@ -63,11 +74,11 @@ fn add_disk(table: &mut Table, disk: &DiskInfo, last: &str) {
         None => picture::table_kind(&disk.layout).to_owned(),
     };
     let label = disk.content.as_ref().and_then(|content| content.label.clone());
-    let bus = identity.bus.clone().unwrap_or_else(|| picture::kind(identity).to_owned());
     table.row([
         identity.name.clone(),
-        bus,
+        if identity.name.starts_with("loop") { "loop" } else { "disk" }.to_owned(),
         units::show_bytes(identity.size_bytes),
+        identity.bus.clone().unwrap_or_default(),
         picture::sectors(identity),
         identity.model.clone().unwrap_or_default(),
         identity.serial.clone().unwrap_or_default(),
@@ -90,6 +101,7 @@ fn add_volume(table: &mut Table, disk: &DiskInfo, volume: &Volume, is_last: bool
         format!("{}{name}", if is_last { "└─" } else { "├─" }),
         "part".to_owned(),
         units::show_bytes(volume.extent.bytes),
+        String::new(),
         String::new(),
         String::new(),
         String::new(),
@@ -173,10 +185,10 @@ mod tests {
         assert_eq!(
             table.lines(),
             [
-                "NAME    TYPE     SIZE  SECTOR  MODEL  SERIAL  CONTENT  LABEL  MOUNTED  LAST IMAGE",
-                "sda     ata   1.0 TiB  512     M      S3RIAL  gpt                      never",
-                "├─sda1  part  1.0 GiB                         ext4            /",
-                "└─(2)   part  1.0 GiB                         (Linux)",
+                "NAME    TYPE     SIZE  BUS  SECTOR  MODEL  SERIAL  CONTENT  LABEL  MOUNTED  LAST IMAGE",
+                "sda     disk  1.0 TiB  ata  512     M      S3RIAL  gpt                      never",
+                "├─sda1  part  1.0 GiB                              ext4            /",
+                "└─(2)   part  1.0 GiB                              (Linux)",
             ]
         );
     }

@@ -22,21 +22,20 @@ use store::retain::{self, Candidate, Policy, Verdict};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The images; or none, and rules
-    #[arg(conflicts_with = "rules")]
+    #[arg(value_name = "IMAGE")]
     images: Vec<String>,
+    /// Say what would be forgotten and why; change nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
     #[command(flatten)]
     rules: Rules,
     #[command(flatten)]
     narrow: Narrow,
-    /// Say what would be forgotten and why; change nothing
-    #[arg(short = 'n', long)]
-    dry_run: bool,
 }
 
 /// Rules as restic has them: an image is kept when any of them wants it.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Rules, for the images of each host and disk apart")]
-#[group(id = "rules", multiple = true)]
 struct Rules {
     /// Keep the newest N
     #[arg(long, value_name = "N", value_parser = parse_count)]
@@ -68,10 +67,11 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit> {
     let store = place::open(context)?;
     let images = catalog::list(&store)?;
     let policy = args.rules.policy();
-    if args.images.is_empty() && policy.is_empty() {
-        return Err(Said::usage("forget: neither images nor rules are given")
-            .hint("name images, or give rules such as --keep-daily 7 --keep-weekly 4; -n only shows what would happen")
-            .into());
+    if args.images.is_empty() == policy.is_empty() {
+        let found = if policy.is_empty() { "neither" } else { "both" };
+        let text = format!("forget: expected either images or rules, found {found}");
+        let hint = "rules are such as --keep-daily 7 --keep-weekly 4; -n only shows what would happen";
+        return Err(Said::usage(text).hint(hint).into());
     }
     let chosen = match policy.is_empty() {
         true => by_name(&images, &args)?,

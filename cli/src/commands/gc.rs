@@ -53,28 +53,26 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit> {
 }
 
 fn lines(report: &GcReport, dry_run: bool) -> Vec<String> {
-    let would = if dry_run { "would have " } else { "" };
+    let words = match dry_run {
+        true => ["would remove", "would delete", "would free"],
+        false => ["removed", "deleted", "freed"],
+    };
     let packs = |number: u64, thing: &str| count(usize::try_from(number).unwrap_or(usize::MAX), thing);
-    let mut lines = vec![
-        format!("{would}removed    {}", count(report.images_removed.len(), "forgotten image")),
-        format!(
-            "{would}deleted    {}, {} rewritten",
-            packs(report.packs_deleted, "pack"),
-            packs(report.packs_rewritten, "pack")
-        ),
-        format!(
-            "{would}freed      {} of {}",
-            show_bytes(report.bytes_freed),
-            show_bytes(report.bytes_before)
-        ),
+    let (deleted, rewritten) = (packs(report.packs_deleted, "pack"), report.packs_rewritten);
+    let texts = [
+        count(report.images_removed.len(), "forgotten image"),
+        format!("{deleted}, {rewritten} of them after copying what is needed"),
+        format!("{} of {}", show_bytes(report.bytes_freed), show_bytes(report.bytes_before)),
     ];
+    let mut lines: Vec<String> =
+        words.iter().zip(texts).map(|(word, text)| format!("{word:<12} {text}")).collect();
     if report.bytes_unused_left > 0 {
         let left = show_bytes(report.bytes_unused_left);
-        lines.push(format!("left       {left} unused in packs that are mostly needed"));
+        lines.push(format!("left         {left} unused in packs that are mostly needed"));
     }
     if report.packs_waiting > 0 {
         let waiting = packs(report.packs_waiting, "pack");
-        lines.push(format!("waiting    {waiting} of interrupted or running captures"));
+        lines.push(format!("waiting      {waiting} of interrupted or running captures"));
     }
     lines
 }
@@ -91,4 +89,27 @@ fn to_json(report: &GcReport, dry_run: bool) -> Value {
         "bytes_freed": report.bytes_freed,
         "bytes_unused_left": report.bytes_unused_left,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_freed_is_told_and_what_would_be() {
+        let report =
+            GcReport { packs_deleted: 2, packs_rewritten: 1, bytes_before: 4096, ..GcReport::default() };
+        let report = GcReport { bytes_freed: 1024, bytes_unused_left: 512, packs_waiting: 1, ..report };
+        assert_eq!(
+            lines(&report, false),
+            [
+                "removed      0 forgotten images",
+                "deleted      2 packs, 1 of them after copying what is needed",
+                "freed        1.0 KiB of 4.0 KiB",
+                "left         512 B unused in packs that are mostly needed",
+                "waiting      1 pack of interrupted or running captures",
+            ]
+        );
+        assert_eq!(lines(&report, true)[2], "would free   1.0 KiB of 4.0 KiB");
+    }
 }

@@ -91,9 +91,9 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "ID        TIME                 HOST  DISK        SIZE       USED    ADDED  TAGS          STATE",
-                "abababab  2026-08-01 12:00:00  alba  S3RIAL   1.0 MiB  512.0 KiB  4.0 KiB  weekly,clean  complete",
-                "abababab  -                    -     -              -          -        -  -             damaged",
+                "ID        TIME                 HOST  DISK       SIZE       USED    ADDED  TAGS          STATE",
+                "abababab  2026-08-01 12:00:00  alba  S3RIAL  1.0 MiB  512.0 KiB  4.0 KiB  weekly,clean  complete",
+                "abababab  -                    -     -             -          -        -  -             damaged",
             ]
         );
     }

@@ -150,14 +150,19 @@ fn show_plan(context: &Context, plan: &RestorePlan, image: &StoredImage) {
     );
 }
 
-/// Shows the target and asks; a file that does not exist yet needs no question.
+/// Shows the target, and asks unless that is answered already; a file that does not exist yet needs no question.
 fn confirm(context: &Context, plan: &RestorePlan, image: &StoredImage, yes: bool) -> Result<()> {
-    if yes || plan.kind == TargetKind::NewFile {
+    if plan.kind == TargetKind::NewFile {
         return Ok(());
     }
-    context.ui.show_for_question(target_lines(plan));
-    context.ui.show_for_question([format!("will be overwritten with {}", image_line(image))]);
-    context.ui.show_for_question(changes(plan));
+    let mut lines = target_lines(plan);
+    lines.push(format!("will be overwritten with {}", image_line(image)));
+    lines.extend(changes(plan));
+    if yes {
+        lines.iter().for_each(|line| context.ui.note(line));
+        return Ok(());
+    }
+    context.ui.show_for_question(lines);
     confirm::ask(context, &Question::about(plan.target.serial.as_deref(), &plan.target.name))
 }
 

@@ -101,17 +101,15 @@ fn finding_text(finding: &Finding, images: &[Listed]) -> String {
 
 /// `image abababab (alba, S3RIAL): partition 2, offset 0x100000, 64.0 KiB`.
 fn hit_text(hit: &Hit, images: &[Listed]) -> String {
-    let image = images.iter().find(|image| image.entry.id == hit.image);
-    let name = image.map_or_else(String::new, |image| format!(" ({}, {})", image.known.host, image.disk()));
-    let volume =
-        image.and_then(|image| image.source.as_ref()).and_then(|source| source.volume_at(hit.offset));
+    let id = hit.image.short();
+    let Some(image) = images.iter().find(|image| image.entry.id == hit.image && image.manifest().is_some())
+    else {
+        return format!("image {id}: all of it");
+    };
+    let volume = image.source.as_ref().and_then(|source| source.volume_at(hit.offset));
     let partition = volume.map_or_else(String::new, |number| format!("partition {number}, "));
-    format!(
-        "image {}{name}: {partition}offset {:#x}, {}",
-        hit.image.short(),
-        hit.offset,
-        show_bytes(hit.bytes)
-    )
+    let (host, disk, bytes) = (&image.known.host, image.disk(), show_bytes(hit.bytes));
+    format!("image {id} ({host}, {disk}): {partition}offset {:#x}, {bytes}", hit.offset)
 }
 
 fn to_json(report: &ScrubReport, elapsed: Duration) -> Value {

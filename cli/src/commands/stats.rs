@@ -50,7 +50,7 @@ pub(crate) fn run(context: &Context, _args: Args) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     let images = count(unreadable.len(), "image");
-    context.ui.warn(format!("{images} could not be read and are not counted: {}", unreadable.join(", ")));
+    context.ui.warn(format!("{images} not counted, being unreadable: {}", unreadable.join(", ")));
     Ok(Exit::Damage)
 }
 
@@ -74,20 +74,21 @@ fn lines(s: &StoreStatistics) -> Vec<String> {
         show_ratio(s.raw_bytes, s.stored_bytes),
         &format!("{} packs; ratio to raw", s.packs),
     );
-    row("unused", s.unused_bytes, String::new(), "of that: what gc may free");
+    row("unused", s.unused_bytes, String::new(), "of that: not needed by any image");
     table.lines()
 }
 
 fn image_lines(s: &StoreStatistics, images: &[Listed], zone: &TimeZone) -> Vec<String> {
     let mut table = Table::new(&["ID", "TIME", "HOST", "DISK", ">SIZE", ">FREES"]);
     for image in images {
+        let Some(manifest) = image.manifest() else { continue };
         let Some((_, freed)) = s.freed_by.iter().find(|(id, _)| *id == image.entry.id) else { continue };
         table.row([
             image.entry.id.short(),
             show_time(image.known.time, zone),
             image.known.host.clone(),
             image.disk().to_owned(),
-            image.manifest().map_or_else(String::new, |manifest| show_bytes(manifest.bytes)),
+            show_bytes(manifest.bytes),
             show_bytes(*freed),
         ]);
     }
