@@ -1,8 +1,8 @@
 //! Explicit-state model of how images are written, taken away and brought back (DESIGN.md §5): every interleaving of
 //! single storage operations of all actors is explored, and an image that a user was promised must stay readable.
 //!
-//! Promise: the protocol (with one addition, below) is safe in every reachable state of the scenarios below; each of the ten weakenings
-//! (a step left out or two swapped) is shown to lose data, with the shortest way there.
+//! Promise: the protocol (with one addition, see below) is safe in every reachable state of the scenarios; each of the
+//! ten weakenings (a step left out or two swapped) is shown to lose data, with the shortest way there.
 //!
 //! Why so small a world says something:
 //! - *One chunk.* A pack may go only if each of its chunks is dead or has another safe copy, so safety decouples by
@@ -15,8 +15,8 @@
 //!   explored where it can matter; the weakenings use the same scenarios.
 //!
 //! One rule here is stricter than §5.6: a condemn record names the forgotten manifests, too, and undelete refuses what it
-//! names. The code removes manifests first, under the lock of §5.5, which keeps undelete and gc apart; without that lock
-//! it loses data, as the last weakening shows. A home without locks needs the stricter rule before it may undelete.
+//! names. The code removes manifests before it condemns, under the lock of §5.5, which keeps undelete and gc apart. The
+//! last weakening is its near kin without that lock (tombstone seen, taken back, manifest deleted). A home without locks needs the stricter rule before it may undelete.
 //!
 //! Knows nothing of the code in `store`: it is the argument, and the code quotes its steps.
 
