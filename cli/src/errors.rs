@@ -190,7 +190,7 @@ fn of_disk(error: &disk::Error) -> Judgement {
 }
 
 fn interrupted() -> Judgement {
-    (Exit::Interrupted, Some("nothing is half done; the same command continues".to_owned()))
+    (Exit::Interrupted, Some("nothing is half done; run the same command again to go on".to_owned()))
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ fn parse_bounds(sizes: &str) -> Result<String, String> {
     let even = [min, average, max].iter().all(|size| size.is_multiple_of(2));
     let legal = min >= 64 && average >= 256 && max >= 1024 && max <= *FIXED_BYTES.end();
     let legal = legal && min <= 1 << 20 && average <= *AVERAGE_BYTES.end();
-    if !even || !legal || !(min <= average && average <= max) {
+    if !(even && legal && min <= average && average <= max) {
         return Err(
             "expected even sizes, 64 ≤ MIN ≤ 1MiB, 256 ≤ AVERAGE ≤ 4MiB, 1KiB ≤ MAX ≤ 16MiB, in order"
                 .to_owned(),
