@@ -332,14 +332,16 @@ fn second_text(work: Work, counts: &Counts) -> String {
 /// How fast it goes, lately.
 struct Pace {
     started: Instant,
+    stage: Instant,
     seen: Instant,
+
     done: u64,
     bytes_per_second: Option<f64>,
 }
 
 impl Pace {
     fn new(now: Instant) -> Pace {
-        Pace { started: now, seen: now, done: 0, bytes_per_second: None }
+        Pace { started: now, stage: now, seen: now, done: 0, bytes_per_second: None }
     }
 
     #[allow(clippy::cast_precision_loss)] // An estimate for the eye.
@@ -353,7 +355,9 @@ impl Pace {
             return;
         }
         let rate = (done - self.done) as f64 / seconds;
-        let weight = (seconds / RATE_WINDOW.as_secs_f64()).min(1.0);
+        // At first a plain average: a disk often begins with a hole, which says nothing of the rest.
+        let window = now.saturating_duration_since(self.stage).min(RATE_WINDOW).as_secs_f64();
+        let weight = (seconds / window.max(seconds)).min(1.0);
         let before = self.bytes_per_second.unwrap_or(rate);
         self.bytes_per_second = Some(before + (rate - before) * weight);
         (self.seen, self.done) = (now, done);

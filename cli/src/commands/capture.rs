@@ -80,6 +80,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit> {
 fn capture_stream(context: &Context, existing: Option<Store>, args: &Args) -> Result<Exit> {
     if args.dry_run {
         context.ui.say("would capture standard input until it ends");
+        context.ui.event("summary", json!({ "dry_run": true, "source": "-" }));
         return Ok(Exit::Done);
     }
     let store = existing.map_or_else(|| place::open_or_create(context), Ok)?;

@@ -14,7 +14,7 @@ use crate::units::{show_bytes, show_bytes_exactly, show_duration, show_rate};
 use crate::{catalog, picture, place, units};
 use anyhow::{Context as _, Result};
 use disk::{Device, Extent, Layout, ReadAt, Target};
-use image::{Compare, Damage, Refusal, RestoreOptions, RestorePlan, RestoreReport, TargetKind};
+use image::{Compare, Damage, Refusal, RestoreOptions, RestorePlan, RestoreReport, StreamReport, TargetKind};
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal};
@@ -221,8 +221,17 @@ fn open_target(plan: &RestorePlan) -> Result<Target, disk::Error> {
 /// Writes the image to stdout; everything else goes to stderr.
 fn to_stream(context: &Context, image: &StoredImage, args: &Args, options: &RestoreOptions) -> Result<Exit> {
     context.ui.give_stdout_away();
+    if args.verify || args.no_compare || args.exact || args.target_serial.is_some() {
+        let options = "--verify, --no-compare, --exact and --target-serial";
+        return Err(
+            Said::usage(format!("restore to standard output: {options} need a device or file")).into()
+        );
+    }
     if args.dry_run {
         context.ui.say(format!("would write {} to standard output", image_line(image)));
+        context
+            .ui
+            .event("summary", json!({ "dry_run": true, "image": image.id().to_string(), "target": "-" }));
         return Ok(Exit::Done);
     }
     if io::stdout().is_terminal() {
@@ -241,6 +250,7 @@ fn to_stream(context: &Context, image: &StoredImage, args: &Args, options: &Rest
     let elapsed = started.elapsed();
     let (bytes, rate) = (show_bytes(image.bytes()), show_rate(image.bytes(), elapsed));
     context.ui.note(format!("wrote {bytes} in {}, {rate}", show_duration(elapsed)));
+    context.ui.event("summary", stream_summary(image, &report, elapsed));
     Ok(exit_of(&report.damaged, &report.bad_ranges, None))
 }
 
@@ -306,6 +316,17 @@ fn summary(plan: &RestorePlan, report: &RestoreReport, elapsed: Duration) -> Val
         "finished": report.finished,
         "table_reread": report.reread.is_none(),
         "verified": report.verified.as_ref().map(verify::report_json),
+        "seconds": elapsed.as_secs_f64(),
+    })
+}
+
+fn stream_summary(image: &StoredImage, report: &StreamReport, elapsed: Duration) -> Value {
+    json!({
+        "image": image.id().to_string(),
+        "target": "-",
+        "written_bytes": report.written_bytes,
+        "bad_ranges": report.bad_ranges,
+        "damaged": report.damaged.iter().map(verify::damage_json).collect::<Vec<_>>(),
         "seconds": elapsed.as_secs_f64(),
     })
 }

@@ -83,9 +83,13 @@ pub(crate) fn tell_findings(context: &Context, report: &VerifyReport) {
         context.ui.warn(format!("{} further findings are not listed", report.findings_left_off));
     }
     if let Some(found) = report.device_bytes_found {
-        context
-            .ui
-            .note(format!("the device has {}, which is not the image's size", show_bytes_exactly(found)));
+        let found = show_bytes_exactly(found);
+        context.ui.note(format!("the device has {found}, which is not the image's size"));
+        if !report.differences.is_empty() {
+            context.ui.note(
+                "restoring to a larger device moves the partition table's backup, unless --exact was given",
+            );
+        }
     }
 }
 
