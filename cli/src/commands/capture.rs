@@ -12,7 +12,7 @@ use crate::units::{show_bytes, show_duration, show_rate};
 use crate::{picture, place};
 use anyhow::{Context as _, Result};
 use disk::Device;
-use image::{CaptureChecks, CaptureOptions, CapturePlan, Captured, Severity};
+use image::{CaptureChecks, CaptureOptions, CapturePlan, Captured, Concern, Severity};
 use jiff::Timestamp;
 use serde_json::json;
 use std::io::{self, IsTerminal};
@@ -66,9 +66,10 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit> {
     let plan = plan(context, &device, &args)?;
     if args.dry_run {
         show_plan(context, &plan);
-        return refuse(&plan).map(|()| Exit::Done);
+        refuse(&plan.source.identity.path, &plan.concerns)?;
+        return Ok(Exit::Done);
     }
-    refuse(&plan)?;
+    refuse(&plan.source.identity.path, &plan.concerns)?;
     let store = existing.map_or_else(|| place::open_or_create(context), Ok)?;
     let started = Instant::now();
     let captured = work(context, &args, |options, progress| {
@@ -115,21 +116,22 @@ fn plan(context: &Context, device: &Device, args: &Args) -> Result<CapturePlan> 
 }
 
 /// All refusals at once, with the options that would lift them.
-fn refuse(plan: &CapturePlan) -> Result<()> {
-    let refusals = || plan.concerns.iter().filter(|concern| concern.severity() == Severity::Refuse);
-    if refusals().next().is_none() {
-        return Ok(());
-    }
-    let mut texts: Vec<String> = refusals().map(ToString::to_string).collect();
+fn refuse(path: &str, concerns: &[Concern]) -> Result<(), Said> {
+    let refusals: Vec<&Concern> = concerns.iter().filter(|it| it.severity() == Severity::Refuse).collect();
+    let Some(first) = refusals.first() else { return Ok(()) };
+    let mut texts: Vec<String> = refusals.iter().map(ToString::to_string).collect();
     texts.dedup();
-    let mut options: Vec<String> = refusals().filter_map(|concern| concern.override_option()).collect();
+    let mut options: Vec<String> = refusals.iter().filter_map(|it| it.override_option()).collect();
     options.dedup();
-    let said = Said::refused(format!("capture {}: {}", plan.source.identity.path, texts.join("; ")));
-    let hint = match options.as_slice() {
-        [] => "choose a store on another disk with -s/--store".to_owned(),
-        options => format!("unmount it or capture from a snapshot; or go on with {}", options.join(" ")),
-    };
-    Err(said.hint(hint).into())
+    let mut hint = match first {
+        Concern::MountedReadWrite { .. } => "unmount it, or capture a snapshot of it",
+        _ => "choose a store on another disk with -s/--store",
+    }
+    .to_owned();
+    if !options.is_empty() {
+        hint = format!("{hint}; or go on with {}", options.join(" "));
+    }
+    Err(Said::refused(format!("capture {path}: {}", texts.join("; "))).hint(hint))
 }
 
 fn show_plan(context: &Context, plan: &CapturePlan) {
@@ -247,4 +249,33 @@ fn report(context: &Context, store: &Store, captured: &Captured, elapsed: Durati
         }),
     );
     if incomplete { Exit::Incomplete } else { Exit::Done }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_the_options_that_lift_it() {
+        let mounted = |allowed| Concern::MountedReadWrite {
+            device: "sda2".into(),
+            volume: Some(2),
+            at: "/".into(),
+            allowed,
+        };
+        let store = Concern::StoreOnSource { volume: Some(3) };
+        assert!(refuse("/dev/sda", &[mounted(true)]).is_ok());
+        let told =
+            crate::errors::tell(&refuse("/dev/sda", &[mounted(false), store.clone()]).unwrap_err().into());
+        assert_eq!(told.exit, Exit::Refused);
+        assert_eq!(
+            told.text,
+            "capture /dev/sda: sda2: mounted read-write at /; partition 3: holds the store"
+        );
+        let hint =
+            "unmount it, or capture a snapshot of it; or go on with --allow-mounted --exclude-partition 3";
+        assert_eq!(told.hint.as_deref(), Some(hint));
+        let told = crate::errors::tell(&refuse("/dev/sda", &[store]).unwrap_err().into());
+        assert!(told.hint.is_some_and(|hint| hint.starts_with("choose a store on another disk")));
+    }
 }

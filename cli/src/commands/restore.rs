@@ -77,9 +77,10 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit> {
     }
     if args.dry_run {
         show_plan(context, &plan, &image);
-        return refuse(&plan).map(|()| Exit::Done);
+        refuse(&plan.path, &plan.refusals)?;
+        return Ok(Exit::Done);
     }
-    refuse(&plan)?;
+    refuse(&plan.path, &plan.refusals)?;
     confirm(context, &plan, &image, args.yes)?;
     let target = open_target(&plan)?;
     let started = Instant::now();
@@ -108,24 +109,48 @@ impl Args {
 }
 
 /// All refusals at once. Alone, a target that is too small has an exit code of its own.
-fn refuse(plan: &RestorePlan) -> Result<()> {
-    let path = plan.path.display();
-    let mut options: Vec<&str> = plan.refusals.iter().filter_map(Refusal::override_option).collect();
-    options.dedup();
-    let hint = match options.as_slice() {
-        [] => "`cas disks` shows the disks and who uses them".to_owned(),
-        options => format!("if you are sure: {}", options.join(" ")),
-    };
-    match plan.refusals.as_slice() {
+fn refuse(path: &Path, refusals: &[Refusal]) -> Result<(), Said> {
+    let path = path.display().to_string();
+    match refusals {
         [] => Ok(()),
         [Refusal::TooSmall { needed, has, allowable }] => {
-            let said = Said::too_small(&path.to_string(), *needed, *has);
-            let loses_nothing = format!("what would be lost is unused: {hint}");
-            Err(if *allowable { said.hint(loses_nothing) } else { said }.into())
+            let said = Said::too_small(&path, *needed, *has);
+            Err(if *allowable {
+                said.hint("what would be lost is unused: --allow-smaller leaves it out")
+            } else {
+                said
+            })
         }
-        refusals => {
+        [first, ..] => {
             let texts: Vec<String> = refusals.iter().map(ToString::to_string).collect();
-            Err(Said::refused(format!("restore to {path}: {}", texts.join("; "))).hint(hint).into())
+            Err(Said::refused(format!("restore to {path}: {}", texts.join("; "))).hint(way_out(first)))
+        }
+    }
+}
+
+/// What to do about a refusal.
+fn way_out(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Mounted { at, .. } => format!("`umount {}`, or choose another target", at.display()),
+        Refusal::Swap { device } => format!("`swapoff /dev/{device}`, or choose another target"),
+        Refusal::Held { holder, .. } => {
+            format!("stop {holder} (LVM, RAID, encryption, loop), or choose another target")
+        }
+        Refusal::HoldsStore { .. } => {
+            "a store cannot be restored over itself: move the store, or choose another target".into()
+        }
+        Refusal::StoreDisk => {
+            "one wrong digit away from the store; if you are sure: --allow-store-disk".into()
+        }
+        Refusal::RootDisk => "start the machine from another disk or a rescue system".into(),
+        Refusal::ReadOnly => "look for a write-protect switch, or try `blockdev --setrw`".into(),
+        Refusal::SerialMismatch { .. } => "`cas disks` shows the serial numbers".into(),
+        Refusal::TooSmall { allowable: true, .. } => {
+            "what would be lost is unused: --allow-smaller leaves it out".into()
+        }
+        Refusal::TooSmall { .. } => "choose a larger target, or restore to a file".into(),
+        Refusal::NoDevice | Refusal::NotATarget => {
+            "`cas disks` lists the disks; a new file can be anywhere but in /dev".into()
         }
     }
 }
@@ -329,4 +354,36 @@ fn stream_summary(image: &StoredImage, report: &StreamReport, elapsed: Duration)
         "damaged": report.damaged.iter().map(verify::damage_json).collect::<Vec<_>>(),
         "seconds": elapsed.as_secs_f64(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(refusals: &[Refusal]) -> (Exit, String, String) {
+        let told = crate::errors::tell(&refuse(Path::new("/dev/sdb"), refusals).unwrap_err().into());
+        (told.exit, told.text, told.hint.unwrap_or_default())
+    }
+
+    #[test]
+    fn every_refusal_is_said_and_the_first_has_a_way_out() {
+        let mounted = Refusal::Mounted { device: "sdb1".into(), at: "/mnt".into() };
+        assert!(refuse(Path::new("/dev/sdb"), &[]).is_ok());
+        let (exit, text, hint) = refused(&[mounted.clone(), Refusal::ReadOnly]);
+        assert_eq!(exit, Exit::Refused);
+        assert_eq!(text, "restore to /dev/sdb: sdb1: mounted at /mnt; the target is read-only");
+        assert_eq!(hint, "`umount /mnt`, or choose another target");
+        assert!(refused(&[Refusal::StoreDisk]).2.contains("--allow-store-disk"));
+    }
+
+    #[test]
+    fn too_small_alone_is_exit_6_and_names_the_override_only_where_it_helps() {
+        let small = |allowable| Refusal::TooSmall { needed: 2048, has: 1024, allowable };
+        let (exit, text, hint) = refused(&[small(false)]);
+        assert_eq!(exit, Exit::TooSmall);
+        assert_eq!(text, "/dev/sdb: expected at least 2.0 KiB (2048 bytes), found 1.0 KiB (1024 bytes)");
+        assert!(!hint.contains("--allow-smaller"));
+        assert!(refused(&[small(true)]).2.contains("--allow-smaller"));
+        assert_eq!(refused(&[Refusal::RootDisk, small(true)]).0, Exit::Refused);
+    }
 }
