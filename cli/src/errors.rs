@@ -166,7 +166,7 @@ fn of_disk(error: &disk::Error) -> Judgement {
             Exit::Failed,
             "devices are opened by root (try sudo), and a container may forbid it to root too",
         ),
-        E::Open { .. } => told(Exit::Failed, "`cas disks` lists the devices"),
+        E::Open { .. } => told(Exit::Failed, "check the path; `cas disks` lists the devices"),
         E::Busy { .. } => {
             told(Exit::Refused, "`cas disks` and `fuser -v` show who uses it; unmount it and start again")
         }

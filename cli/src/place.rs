@@ -88,6 +88,10 @@ pub(crate) fn open_if_any(context: &Context) -> anyhow::Result<Option<Store>> {
 
 /// A new store, with the folders that lead to it.
 pub(crate) fn create(path: &Path, rule: &str) -> anyhow::Result<Store> {
+    if let Ok(there) = Store::open(&Home::local(path)) {
+        let store_id = there.config().store_id.clone();
+        return Err(store::Error::AlreadyAStore { place: there.place(), store_id }.into());
+    }
     std::fs::create_dir_all(path).with_context(|| format!("store {}: create the folder", path.display()))?;
     Ok(Store::init(&Home::local(path), Config::new(rule))?)
 }
