@@ -79,3 +79,45 @@ pub(crate) fn capture_bytes(store: &Store, bytes: &[u8]) -> (Captured, StoredIma
     let image = store.image(captured.image).unwrap();
     (captured, image)
 }
+
+/// CRC-32 as in the UEFI specification, bit by bit.
+fn crc32(bytes: &[u8]) -> u32 {
+    let step = |crc: u32| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
+}
+
+/// Writes a GPT (UEFI 2.10 §5.3) with one partition over a device's bytes.
+pub(crate) fn write_gpt(bytes: &mut [u8], first_lba: u64, last_lba: u64) {
+    let last = bytes.len() as u64 / 512 - 1;
+    let mut entries = vec![0; 128 * 128];
+    entries[..32].fill(0x42);
+    entries[32..40].copy_from_slice(&first_lba.to_le_bytes());
+    entries[40..48].copy_from_slice(&last_lba.to_le_bytes());
+    let header = |own: u64, other: u64, entries_lba: u64| {
+        let mut header = vec![0; 512];
+        header[..16].copy_from_slice(b"EFI PART\x00\x00\x01\x00\x5c\x00\x00\x00");
+        for (at, value) in [(24, own), (32, other), (40, 34), (48, last - 33), (72, entries_lba)] {
+            header[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        header[56..72].fill(0x24);
+        for (at, value) in [(80, 128), (84, 128), (88, crc32(&entries))] {
+            header[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        let crc = crc32(&header[..92]);
+        header[16..20].copy_from_slice(&crc.to_le_bytes());
+        header
+    };
+    let mut put = |lba: u64, what: &[u8]| {
+        let at = usize::try_from(lba * 512).unwrap();
+        bytes[at..at + what.len()].copy_from_slice(what);
+    };
+    let mut protective = vec![0; 512];
+    protective[446..462]
+        .copy_from_slice(&[0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff, 1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
+    protective[510..].copy_from_slice(&[0x55, 0xaa]);
+    put(0, &protective);
+    put(1, &header(1, last, 2));
+    put(2, &entries);
+    put(last - 32, &entries);
+    put(last, &header(last, 1, last - 32));
+}

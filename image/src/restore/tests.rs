@@ -2,12 +2,14 @@
 
 use std::sync::Mutex;
 
-use disk::{FaultDevice, MemoryDevice, ReadAt, TableKind, WriteAt};
+use disk::{FaultDevice, Layout, MemoryDevice, ReadAt, TableKind, WriteAt};
 use store::Store;
 
 use super::*;
 use crate::check::StorePlace;
-use crate::testing::{capture_bytes, disk_bytes, options as capture_options, small_store, source, volume};
+use crate::testing::{
+    capture_bytes, disk_bytes, options as capture_options, small_store, source, volume, write_gpt,
+};
 use crate::{SourceInfo, capture, verify_against};
 
 const MIB: usize = 1 << 20;
@@ -375,15 +377,50 @@ fn a_real_file_is_restored_and_verified() {
     assert!(report.differences[0].extent.overlaps(&Extent { offset: 100, bytes: 1 }));
 }
 
+/// A captured disk with a GPT, its only partition ending at `last_lba`.
+fn gpt_image(bytes: &mut [u8], last_lba: u64) -> (Store, StoredImage) {
+    let (_home, store) = small_store();
+    write_gpt(bytes, 2048, last_lba);
+    let device = MemoryDevice::new(bytes.to_vec());
+    let layout = Layout::read(&device, 512);
+    assert_eq!((layout.table, layout.volumes.len(), layout.warnings.len()), (TableKind::Gpt, 1, 0));
+    let identity = Identity { size_bytes: bytes.len() as u64, ..Identity::stream() };
+    let source = SourceInfo::new(identity, layout, bytes.len() as u64, &[]).unwrap();
+    let captured = capture(&source, &device, &store, &capture_options(1), &()).unwrap();
+    let image = store.image(captured.image).unwrap();
+    (store, image)
+}
+
 #[test]
 fn a_gpt_moves_to_the_end_of_a_larger_target() {
-    // Without a GPT on the source, nothing moves, whatever the layout says.
-    let (_home, store) = small_store();
-    let bytes = disk_bytes(27, 4 * MIB);
-    let mut source: SourceInfo = source(bytes.len(), Vec::new(), &[]);
-    source.layout.table = TableKind::Gpt;
-    let captured = capture(&source, &MemoryDevice::new(bytes), &store, &capture_options(1), &()).unwrap();
-    let image = store.image(captured.image).unwrap();
-    let plan = plan_for(&image, 8 * MIB, &RestoreOptions::default());
-    assert!(!plan.gpt_moved);
+    let mut bytes = disk_bytes(27, 4 * MIB);
+    let (_store, image) = gpt_image(&mut bytes, 7000);
+    let target = Recorder::new(disk_bytes(28, 9 * MIB));
+    let (plan, _) = restore_to(&image, &target, &RestoreOptions::default()).unwrap();
+    assert!(plan.gpt_moved && plan.refusals.is_empty() && plan.warnings.is_empty());
+    let held = target.inner.to_vec();
+    assert!(held[MIB..7001 * 512] == bytes[MIB..7001 * 512]);
+    let layout = Layout::read(&target, 512);
+    assert_eq!((layout.table, layout.warnings.len()), (TableKind::Gpt, 0), "{:?}", layout.warnings);
+    assert!(held[9 * MIB - 512..].starts_with(b"EFI PART"));
+    let writes = target.written().len();
+    restore_to(&image, &target, &RestoreOptions::default()).unwrap();
+    assert_eq!(target.written().len(), writes, "repeated, it writes nothing");
+    let exact = RestoreOptions { exact: true, ..RestoreOptions::default() };
+    let (plan, _) = restore_to(&image, &target, &exact).unwrap();
+    assert!(!plan.gpt_moved && target.inner.to_vec()[..4 * MIB] == bytes);
+}
+
+#[test]
+fn a_gpt_fits_a_smaller_target_when_its_volumes_do() {
+    let mut bytes = disk_bytes(29, 4 * MIB);
+    let (_store, image) = gpt_image(&mut bytes, 5000);
+    let allowing = RestoreOptions { allow_smaller: true, ..RestoreOptions::default() };
+    let target = MemoryDevice::new(disk_bytes(30, 3 * MIB));
+    let (plan, _) = restore_to(&image, &target, &allowing).unwrap();
+    assert!(plan.refusals.is_empty() && plan.gpt_moved);
+    let layout = Layout::read(&target, 512);
+    assert_eq!((layout.volumes.len(), layout.warnings.len()), (1, 0), "{:?}", layout.warnings);
+    let refusals = plan_for(&image, 2 * MIB, &allowing).refusals;
+    assert!(matches!(refusals[..], [Refusal::TooSmall { allowable: false, .. }]));
 }
