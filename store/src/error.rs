@@ -169,6 +169,12 @@ pub enum Error {
         /// Which image.
         image: ImageId,
     },
+    /// A collector has said that it removes the image, and may be doing so.
+    #[error("image {image}: a collection is removing it")]
+    BeingCollected {
+        /// Which image.
+        image: ImageId,
+    },
     /// Garbage collection will not run with an image that it cannot read.
     #[error("image {image}: unreadable, so nothing can be proved unused")]
     UnreadableImage {
@@ -227,7 +233,9 @@ impl Error {
             | Error::NotEmpty { .. }
             | Error::NoImage { .. }
             | Error::Misuse(_) => Family::Refused,
-            Error::Protected { .. } | Error::PacksVanished { .. } => Family::Refused,
+            Error::Protected { .. } | Error::BeingCollected { .. } | Error::PacksVanished { .. } => {
+                Family::Refused
+            }
             Error::Unsupported { .. } => Family::Unsupported,
             Error::Locked { .. } => Family::Locked,
             Error::Interrupted => Family::Interrupted,

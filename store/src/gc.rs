@@ -107,10 +107,10 @@ impl Store {
         let work = Work::begin(self, "gc", options.lock_wait, false)?;
         let (live, moved, report) = (Live::default(), BTreeMap::new(), GcReport::default());
         let mut collector = Collector { work, options, progress, live, moved, report };
-        let forgotten = collector.forgotten()?;
+        let mut forgotten = collector.forgotten()?;
         collector.refuse_unreadable(&forgotten)?;
         if !options.dry_run {
-            forgotten.iter().try_for_each(|image| collector.remove_image(*image))?;
+            collector.remove_images(&mut forgotten)?;
         }
         collector.report.images_removed = forgotten.iter().copied().collect();
         collector.walk_images(&forgotten)?;
@@ -171,6 +171,22 @@ impl Collector<'_> {
             }
         }
         Ok(manifests)
+    }
+
+    /// Condemned first, looked at again, then removed. An undelete takes the tombstone away and *then* reads the
+    /// condemn records; we publish the record and *then* look for the tombstone: one of us sees the other.
+    fn remove_images(&self, forgotten: &mut BTreeSet<ImageId>) -> Result<(), Error> {
+        let already = self.objects().condemned_images()?;
+        let images: Vec<ImageId> =
+            forgotten.iter().filter(|image| !already.contains(image)).copied().collect();
+        if !images.is_empty() {
+            let (session, time) = (self.work.session(), session::now());
+            let record = Condemned { session, time, packs: Vec::new(), images, reason: Reason::Collect };
+            self.objects().put(&condemned_name(SessionId::random()), &session::encode(&record))?;
+        }
+        let still = self.forgotten()?;
+        forgotten.retain(|image| still.contains(image));
+        forgotten.iter().try_for_each(|image| self.remove_image(*image))
     }
 
     /// The manifest first (I2), the tombstone last, so that a run that dies between them is taken up again.
@@ -319,6 +335,7 @@ impl Collector<'_> {
             session: self.work.session(),
             time: session::now(),
             packs: new,
+            images: Vec::new(),
             reason: Reason::Collect,
         };
         self.objects().put(&condemned_name(SessionId::random()), &session::encode(&record)).map(drop)
@@ -380,9 +397,12 @@ impl Collector<'_> {
         let power = self.store().powers().delete.clone();
         let records = self.objects().condemned()?;
         let there = self.objects().packs()?;
-        for (id, _) in
-            records.iter().filter(|(_, record)| !record.packs.iter().any(|pack| there.contains_key(pack)))
-        {
+        let images: HashSet<ImageId> = self.objects().image_names()?.manifests.into_iter().collect();
+        let in_force = |record: &Condemned| {
+            record.packs.iter().any(|pack| there.contains_key(pack))
+                || record.images.iter().any(|image| images.contains(image))
+        };
+        for (id, _) in records.iter().filter(|(_, record)| !in_force(record)) {
             delete(self.objects(), power.as_ref(), &condemned_name(*id))?;
         }
         // The records first, the manifests after them: a move published meanwhile is not judged.

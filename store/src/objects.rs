@@ -254,6 +254,11 @@ impl Objects {
         Ok(self.condemned()?.into_iter().flat_map(|(_, record)| record.packs).collect())
     }
 
+    /// All images that a collector has said it removes.
+    pub(crate) fn condemned_images(&self) -> Result<HashSet<ImageId>, Error> {
+        Ok(self.condemned()?.into_iter().flat_map(|(_, record)| record.images).collect())
+    }
+
     pub(crate) fn moves(&self) -> Result<Vec<(SessionId, Moves)>, Error> {
         self.records("moves")
     }

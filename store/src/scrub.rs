@@ -404,8 +404,13 @@ impl Scrub<'_> {
             "{} damaged packs set aside: what they held is stored again by the next capture that sees it",
             packs.len()
         ));
-        let record =
-            Condemned { session: self.work.session(), time: session::now(), packs, reason: Reason::Damaged };
+        let record = Condemned {
+            session: self.work.session(),
+            time: session::now(),
+            packs,
+            images: Vec::new(),
+            reason: Reason::Damaged,
+        };
         self.work.objects().put(&condemned_name(SessionId::random()), &session::encode(&record)).map(drop)
     }
 }

@@ -114,6 +114,9 @@ pub(crate) struct Condemned {
     pub(crate) session: SessionId,
     pub(crate) time: String,
     pub(crate) packs: Vec<PackId>,
+    /// Forgotten images whose manifests are about to go: undelete refuses them.
+    #[serde(default)]
+    pub(crate) images: Vec<ImageId>,
     pub(crate) reason: Reason,
 }
 

@@ -174,10 +174,11 @@ impl TreeBuilder {
             let below = count;
             count = below.div_ceil(self.fan_out);
             root_level += 1;
-            for index in 0..count {
-                let expected = self.fan_out.min(below - index * self.fan_out);
-                self.gathering.entry((root_level, index)).or_default().expected = Some(expected);
-                self.complete(root_level, index);
+            // Full tables complete by themselves, and may have done so long ago; only the last can be short.
+            let short = below % self.fan_out;
+            if short > 0 {
+                self.gathering.entry((root_level, count - 1)).or_default().expected = Some(short);
+                self.complete(root_level, count - 1);
             }
         }
         // Above the root nothing may complete: the gathering there holds the root alone.
@@ -327,6 +328,20 @@ mod tests {
         (0..5).for_each(|number| tree.add_segment(number, vec![Item::Zeros { bytes: 16384 }]));
         assert_eq!(tree.finish(&mut sink).unwrap(), None);
         assert_eq!(sink.stored, 0);
+    }
+
+    #[test]
+    fn tables_that_complete_before_the_end_are_not_missed() {
+        for count in 1..20u64 {
+            // As when a disk is captured again: every table is in a pack that has its name.
+            let mut sink = Memory { sealed: (0..9).collect(), ..Memory::default() };
+            let mut tree = TreeBuilder::new(4096, 2);
+            for number in 0..count {
+                tree.add_segment(number, segment(number));
+                tree.settle(&mut sink).unwrap();
+            }
+            assert!(tree.finish(&mut sink).unwrap().is_some(), "{count} segments");
+        }
     }
 
     #[test]

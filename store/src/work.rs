@@ -18,7 +18,7 @@ pub(crate) struct Work {
     catalogue: Option<Catalogue>,
     state: CatalogueState,
     // Last: it must outlive the catalogue, whose files it guards.
-    _lock: Option<StoreLock>,
+    lock: Option<StoreLock>,
 }
 
 impl Work {
@@ -33,13 +33,8 @@ impl Work {
         sweep_dead_sessions(store)?;
         let session = SessionId::random();
         objects.put(&session_name(session), &session::encode(&SessionInfo::of_this_process(what)))?;
-        let mut work = Work {
-            store: store.clone(),
-            session,
-            catalogue: None,
-            state: CatalogueState::default(),
-            _lock: lock,
-        };
+        let mut work =
+            Work { store: store.clone(), session, catalogue: None, state: CatalogueState::default(), lock };
         let condemned = objects.condemned_packs()?;
         let records = store.powers().records(&store.config().store_id, anew)?;
         let (catalogue, state) = Catalogue::open(objects.clone(), records, &condemned)?;
@@ -63,6 +58,11 @@ impl Work {
     pub(crate) fn catalogue(&self) -> &Catalogue {
         // Set by `begin` before anybody sees the value, taken by `drop` only.
         self.catalogue.as_ref().unwrap_or_else(|| unreachable!("the catalogue is open while at work"))
+    }
+
+    /// Whether the home has a lock, which is then held.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.lock.is_some()
     }
 
     pub(crate) fn state(&self) -> &CatalogueState {

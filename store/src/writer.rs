@@ -198,6 +198,11 @@ impl Writer {
         self.work.catalogue()
     }
 
+    /// Whether this is the only writer or collector, by a lock.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.work.is_locked()
+    }
+
     pub(crate) fn objects(&self) -> &Objects {
         self.work.objects()
     }
