@@ -1,3 +1,5 @@
+//! Tests: what is recognised on a volume, against blkid and on arbitrary bytes.
+
 use std::path::Path;
 
 use tempfile::tempdir;

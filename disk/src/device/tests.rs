@@ -1,3 +1,5 @@
+//! Tests: reading and writing, on files and on real loop devices.
+
 use std::fs;
 use std::path::Path;
 

@@ -1,3 +1,5 @@
+//! Tests: GPT and MBR against sfdisk and sgdisk, and on hostile bytes.
+
 use std::path::Path;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests: who uses a device, on made-up system trees and on real loop devices.
+
 use std::os::unix::fs::symlink;
 
 use rustix::fs::makedev;
