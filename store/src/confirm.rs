@@ -4,6 +4,7 @@
 //! Knows nothing of how chunks were stored.
 
 use crate::Error;
+use crate::backend::Put;
 use crate::id::{ImageId, PackId};
 use crate::manifest::Manifest;
 use crate::objects::image_name;
@@ -16,19 +17,23 @@ impl Writer {
         let mut superseded: Vec<ImageId> = manifest.supersedes.into_iter().collect();
         loop {
             let (image, bytes) = manifest.encode();
-            self.objects().put(&image_name(image), &bytes)?;
-            let lost = self.store().packs_lost(&manifest, Some(&self.catalogue().sizes()))?;
+            let put = self.objects().put(&image_name(image), &bytes)?;
+            // Never confirmed, and never to be: a tombstone, so that no collector stumbles over it. If it can't be
+            // written the image is shown as unconfirmed, which it is. One that was there before is somebody else's too.
+            let give_up = |_: &Error| {
+                if put == Put::Created {
+                    self.objects().put_mark(image, MarkKind::Forgotten).ok();
+                }
+            };
+            let lost = self.store().packs_lost(&manifest, Some(&self.catalogue().sizes()));
+            let lost = lost.map_err(|error| vanished(image, 1, error)).inspect_err(give_up)?;
             if lost.is_empty() {
                 self.objects().put_mark(image, MarkKind::Ok)?;
                 superseded.iter().try_for_each(|old| self.objects().put_mark(*old, MarkKind::Forgotten))?;
                 return Ok(Finished { image, manifest });
             }
             superseded.push(image);
-            manifest = self.replace_lost(image, &manifest, &lost).inspect_err(|_| {
-                // Never confirmed, and never to be: a tombstone, so that no collector stumbles over it. If it can't
-                // be written the image is shown as unconfirmed, which it is.
-                self.objects().put_mark(image, MarkKind::Forgotten).ok();
-            })?;
+            manifest = self.replace_lost(image, &manifest, &lost).inspect_err(give_up)?;
         }
     }
 
@@ -49,10 +54,12 @@ impl Writer {
         self.catalogue().forget_packs(lost);
         match crate::rewrite::without(self, manifest, lost) {
             Ok(root) => Ok(Manifest { root, supersedes: Some(image), ..manifest.clone() }),
-            Err(error) if error.family() == crate::Family::Damaged => {
-                Err(Error::PacksVanished { image, packs: lost.len() })
-            }
-            Err(error) => Err(error),
+            Err(error) => Err(vanished(image, lost.len(), error)),
         }
     }
+}
+
+/// What is needed and nowhere to be found was collected.
+fn vanished(image: ImageId, packs: usize, error: Error) -> Error {
+    if error.family() == crate::Family::Damaged { Error::PacksVanished { image, packs } } else { error }
 }

@@ -200,9 +200,28 @@ impl Collector<'_> {
     fn walk_images(&mut self, without: &BTreeSet<ImageId>) -> Result<(), Error> {
         for (image, manifest) in self.manifests(without)? {
             self.check_cancelled()?;
-            self.live.add_image(image, &manifest, self.work.store().reader())?;
+            let walked = self.live.add_image(image, &manifest, self.work.store().reader());
+            self.unless_stillborn(image, walked)?;
         }
         Ok(())
+    }
+
+    /// A writer that died between manifest and post-check may leave a manifest whose tables were collected under its
+    /// hands. Packs never come back (I1), so that no post-check of it will ever pass: it needs nothing, and must not
+    /// stop collections for ever. `None` in place of its error.
+    fn unless_stillborn<T>(&self, image: ImageId, result: Result<T, Error>) -> Result<Option<T>, Error> {
+        let is_gone = |error: &Error| matches!(error, Error::Chunk { source: None, .. });
+        match result {
+            Err(Error::UnreadableImage { source, .. })
+                if is_gone(&source) && matches!(self.objects().mark(image, MarkKind::Ok), Ok(None)) =>
+            {
+                Ok(None)
+            }
+            Err(error) if is_gone(&error) && matches!(self.objects().mark(image, MarkKind::Ok), Ok(None)) => {
+                Ok(None)
+            }
+            result => result.map(Some),
+        }
     }
 
     pub(crate) fn check_cancelled(&self) -> Result<(), Error> {
@@ -435,8 +454,9 @@ impl Collector<'_> {
         let moved = self.objects().moved()?;
         let mut known = KnownPacks::default();
         let mut hinted = HashSet::new();
-        for (_, manifest) in self.manifests(&BTreeSet::new())? {
-            for pack in self.store().reader().packs_of(&manifest, &mut known)? {
+        for (image, manifest) in self.manifests(&BTreeSet::new())? {
+            let packs = self.store().reader().packs_of(&manifest, &mut known);
+            for pack in self.unless_stillborn(image, packs)?.unwrap_or_default() {
                 hinted.extend(follow(&moved, pack));
                 hinted.insert(pack);
             }

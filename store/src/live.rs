@@ -65,7 +65,15 @@ impl Live {
             return Ok(());
         }
         self.add(child.id);
-        // Entered as seen before its children are: an error ends the whole walk.
+        // A table that could not be walked whole is not seen: the next image that shares it must fail too.
+        let walked = self.add_children(child, level, reader);
+        if walked.is_err() {
+            self.tables_seen.remove(&child.id);
+        }
+        walked
+    }
+
+    fn add_children(&mut self, child: &Child, level: u8, reader: &Reader) -> Result<(), Error> {
         let table = reader.table(child, level)?;
         for entry in &table.entries {
             match entry {
