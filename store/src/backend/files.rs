@@ -10,6 +10,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+use walkdir::WalkDir;
+
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
@@ -118,10 +120,10 @@ impl Files for OsFiles {
 
     fn list(&self, path: &Path) -> io::Result<Vec<Found>> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(path)? {
-            let entry = entry?;
-            match self.kind(&entry.path()) {
-                Ok(kind) => found.push(Found { name: entry.file_name(), kind }),
+        for entry in WalkDir::new(path).min_depth(1).max_depth(1) {
+            let entry = entry.map_err(io::Error::from)?;
+            match self.kind(entry.path()) {
+                Ok(kind) => found.push(Found { name: entry.file_name().to_owned(), kind }),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
