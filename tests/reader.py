@@ -213,9 +213,9 @@ class Table:
         self.place, at = place, 24 + 32 * p
         kinds = data[at:at + n]
         m = kinds.count(CHUNK)
-        need(len(data) == at + 9 * n + (48 if level else 44) * m, place, f"{len(data)} bytes for {p} packs, {n} entries")
+        need(len(data) == at + 9 * n + (48 if level else 44) * m, place, f"{len(data)} bytes, {p} packs, {n} entries")
         self.packs = [data[i:i + 32] for i in range(24, at, 32)]
-        need(all(a < b for a, b in zip(self.packs, self.packs[1:])), place, "packs are not sorted, or one is there twice")
+        need(all(a < b for a, b in zip(self.packs, self.packs[1:])), place, "packs are not sorted, or are doubled")
         covers = struct.unpack_from(f"<{n}Q", data, at + n)
         ids, words = at + 9 * n, at + 9 * n + 32 * m
         columns = [struct.unpack_from(f"<{m}I", data, words + 4 * m * i) for i in range(4 if level else 3)]
@@ -419,8 +419,9 @@ def restore(store, prefix, out):
     store.findings.clear()  # damage elsewhere: every byte of this image was hashed
 
 def check(store):
-    wrong = [os.path.relpath(os.path.join(root, name), store.path) for root, _, names in os.walk(store.path) for name in names]
-    store.findings += [f"{path}: a name that 4.1 does not know" for path in wrong if not NAMES.fullmatch(path)]
+    files = [os.path.join(root, name) for root, _, names in os.walk(store.path) for name in names]
+    strange = [path for path in files if not NAMES.fullmatch(os.path.relpath(path, store.path))]
+    store.findings += [f"{path}: a name that 4.1 does not know" for path in strange]
     sound = {}  # (chunk, kind) -> plain length
     for pack, path in store.packs.items():
         store.gather(check_pack, store, pack, path, sound)
@@ -445,7 +446,8 @@ def check_image(store, image, sound):
     manifest, counts = store.manifest(image), [0, 0, 0]
     for at, (kind, size, chunk, _, _, _, plain) in store.runs(image, manifest):
         counts[kind] += size
-        need(kind != CHUNK or sound.get((chunk, DATA)) == plain, f"image {image} at {at:#x}", f"no sound chunk {chunk}")
+        good = kind != CHUNK or sound.get((chunk, DATA)) == plain
+        need(good, f"image {image} at {at:#x}", f"no sound chunk {chunk and chunk.hex()}")
     found = [manifest["statistics"][name] for name in ("data_bytes", "zero_bytes", "bad_bytes")]
     need(counts == found, f"image {image}", f"data, zero, bad bytes: statistics say {found}, tables say {counts}")
 
