@@ -87,9 +87,20 @@ impl Home {
     }
 }
 
-/// Something in the folder that an unfinished `init` would not have left.
+/// Something in the folder that `init` would not have left.
 fn first_stranger(path: &Path) -> Option<String> {
-    const OURS: [&str; 7] = ["packs", "images", "condemned", "moves", "sessions", "tmp", "lost+found"];
+    const OURS: [&str; 10] = [
+        "packs",
+        "images",
+        "condemned",
+        "moves",
+        "sessions",
+        "tmp",
+        "config",
+        "config.copy",
+        "index",
+        "lost+found",
+    ];
     let names = std::fs::read_dir(path).ok()?.filter_map(Result::ok);
     names
         .map(|entry| entry.file_name().to_string_lossy().into_owned())

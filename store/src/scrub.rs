@@ -401,7 +401,7 @@ impl Scrub<'_> {
             return Ok(());
         }
         self.report.repaired.push(format!(
-            "{} damaged packs set aside: what they held is stored again by the next capture that sees it",
+            "damaged packs set aside: {}; the next capture that sees what they held stores it again",
             packs.len()
         ));
         let record = Condemned {

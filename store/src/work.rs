@@ -3,10 +3,10 @@
 //! Promise: when it goes, however it goes short of a kill, the session's record goes and the catalogue is closed.
 
 use crate::catalogue::{Catalogue, CatalogueState};
-use crate::id::SessionId;
+use crate::id::{ImageId, SessionId};
 use crate::lock::StoreLock;
 use crate::objects::{self, Objects, session_name};
-use crate::session::{self, SessionInfo};
+use crate::session::{self, MarkKind, SessionInfo};
 use crate::{Error, Store};
 use std::time::Duration;
 
@@ -40,7 +40,23 @@ impl Work {
         let (catalogue, state) = Catalogue::open(objects.clone(), records, &condemned)?;
         work.catalogue = Some(catalogue);
         work.state = state;
+        work.confirm_pending()?;
         Ok(work)
+    }
+
+    /// Images whose writer died between manifest and marker: anybody may run the post-check in its place.
+    fn confirm_pending(&self) -> Result<(), Error> {
+        let names = self.objects().image_names()?;
+        let marked = |id: &ImageId, kind: MarkKind| names.marks.contains(&(*id, kind.suffix()));
+        let pending = |id: &&ImageId| !marked(id, MarkKind::Ok) && !marked(id, MarkKind::Forgotten);
+        for id in names.manifests.iter().filter(pending) {
+            let Ok(manifest) = self.objects().manifest(*id) else { continue };
+            // One that lacks packs stays unconfirmed, and is shown as such.
+            if self.store.packs_lost(&manifest, None).is_ok_and(|lost| lost.is_empty()) {
+                self.objects().put_mark(*id, MarkKind::Ok)?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn store(&self) -> &Store {

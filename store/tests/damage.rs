@@ -38,14 +38,8 @@ enum Damage {
     Swap,
 }
 
-const DAMAGES: [Damage; 6] = [
-    Damage::Flip,
-    Damage::Truncate,
-    Damage::Delete,
-    Damage::Duplicate,
-    Damage::Misdirect,
-    Damage::Swap,
-];
+const DAMAGES: [Damage; 6] =
+    [Damage::Flip, Damage::Truncate, Damage::Delete, Damage::Duplicate, Damage::Misdirect, Damage::Swap];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Next {
@@ -176,8 +170,7 @@ fn targets(scene: &Scene) -> Vec<Target> {
     small("protected marker", "images", "protected");
     small("condemn record", "condemned", "");
     small("moves record", "moves", "");
-    for (part, name, other) in
-        [("config", "config", "config.copy"), ("config.copy", "config.copy", "config")]
+    for (part, name, other) in [("config", "config", "config.copy"), ("config.copy", "config.copy", "config")]
     {
         let [name, other] = [name, other].map(|name| Name::new(name).unwrap());
         targets.push(Target { part, name, other: Some(other), at: 30 });
@@ -245,7 +238,9 @@ fn check_reads(store: &Store, images: &Images) -> BTreeSet<ImageId> {
             let [from, to] = [range.start, range.end].map(|at| usize::try_from(at).unwrap());
             match part {
                 Ok(Some(bytes)) => assert!(bytes == plain.bytes[from..to], "{image}: wrong bytes at {from}"),
-                Ok(None) => assert!(plain.bad.iter().any(|bad| bad.start <= range.start && bad.end >= range.end)),
+                Ok(None) => {
+                    assert!(plain.bad.iter().any(|bad| bad.start <= range.start && bad.end >= range.end))
+                }
                 Err(_) => good = false,
             }
         }
@@ -258,7 +253,8 @@ fn check_reads(store: &Store, images: &Images) -> BTreeSet<ImageId> {
 
 /// One case: damage, what happens next, and then the road back.
 fn run_case(scene: &Scene, target: &Target, damage: Damage, next: Next) -> bool {
-    let _context = Context(format!("{damage:?} {} {} at {}, then {next:?}", target.part, target.name, target.at));
+    let _context =
+        Context(format!("{damage:?} {} {} at {}, then {next:?}", target.part, target.name, target.at));
     let memory = scene.memory.snapshot();
     if !apply(damage, target, &memory) {
         return false;
@@ -374,7 +370,9 @@ fn scrub_names_exactly_the_ranges_of_a_damaged_chunk() {
             let store = open(&memory);
             let mut expected = BTreeSet::new();
             for entry in store.images().unwrap() {
-                expected.extend(places(&store, entry.id, id).into_iter().map(|range| (entry.id, range.start, range.end)));
+                expected.extend(
+                    places(&store, entry.id, id).into_iter().map(|range| (entry.id, range.start, range.end)),
+                );
             }
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;
@@ -463,5 +461,8 @@ fn damaged_catalogue_files_always_end_in_full_recovery() {
         }
     }
     assert!(rebuilt > 0);
-    println!("damage: {cases} cases of the catalogue, {rebuilt} rebuilt, {:.1} s", begun.elapsed().as_secs_f64());
+    println!(
+        "damage: {cases} cases of the catalogue, {rebuilt} rebuilt, {:.1} s",
+        begun.elapsed().as_secs_f64()
+    );
 }
