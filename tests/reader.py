@@ -8,13 +8,8 @@
 Promises: never writes in the store; a byte that it hands out was hashed; damage is an error that names the place.
 Knows nothing of the Rust code. Needs Python 3.11 and zstandard. Exit code: 0 well, 1 damage, 2 usage or a newer format.
 """
-import json
-import os
-import re
-import struct
-import sys
+import json, os, re, struct, sys
 from datetime import datetime
-
 import pure_blake3
 try:
     import zstandard
@@ -179,7 +174,6 @@ class Table:
             i += 1
         need(sum(covers) == self.bytes, place, f"entries cover {sum(covers)} bytes, the header says {self.bytes}")
         need(any(k != ZEROS for k in kinds), place, "a table of nothing but zeros is not written")
-
     def check_packs(self, children):
         wanted = {e[3] for e in self.entries if e[0] == CHUNK}
         if self.level in (1, 2):
@@ -212,11 +206,9 @@ class Store:
                       for name in self.names(f"packs/{two}") if re.fullmatch(HEX64, name)}
         for name in self.names("moves"):  # I9: a damaged record costs time only; `check` says it
             self.gather(self.read_moves, name)
-
     def names(self, folder):
         full = os.path.join(self.path, folder)
         return sorted(os.listdir(full)) if os.path.isdir(full) else []
-
     def gather(self, work, *arguments):
         """The result, or None and a finding: damage in one place does not hide the next."""
         try:
@@ -241,20 +233,16 @@ class Store:
         for old, new in record(path, *RECORDS["moves"])["moved"].items():
             need(isinstance(new, list), path, f"{old}: not a list")
             self.moves.setdefault(need_id(path, old), []).extend(need_id(path, pack) for pack in new)
-
     def images(self):
         return [name for name in self.names("images") if re.fullmatch(HEX64, name)]
-
     def has_mark(self, image, mark):
         """Damage decides for the side that loses nothing (4.8)."""
         path = f"{self.path}/images/{image}.{mark}"
         return os.path.lexists(path) and (bool(self.gather(self.read_mark, path, mark, image)) or mark == "protected")
-
     def read_mark(self, path, mark, image):
         body = record(path, b"MARK", {"mark": str, "image": str, "time": str})
         need((body["mark"], body["image"]) == (mark, image), path, f"name and body disagree: {body}")
         return body
-
     def manifest(self, image):
         path = f"{self.path}/images/{image}"
         data = read_whole(path, FRAME_BODY_MAX + 48)
@@ -268,7 +256,6 @@ class Store:
         for other in (manifest["parent"], manifest["supersedes"]):
             need(other is None or need_id(path, other), path, "not an image")
         return manifest
-
     def trailer(self, pack):
         if pack not in self.trailers:
             self.trailers[pack] = self.gather(read_trailer, self.packs[pack]) or []
