@@ -12,6 +12,8 @@
 //!
 //! `CAS_SIM_SCHEDULES=N` runs N schedules; `CAS_SIM_SEED=S` runs one seed 50 times and prints its trace.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 #[path = "simulation/actors.rs"]
 mod actors;
 #[path = "simulation/backend.rs"]
@@ -47,6 +49,18 @@ const ROLES: [Role; 8] = [
     Role::Collector,
     Role::Writer,
     Role::Scrub,
+];
+
+/// Many collectors, for what only they can do to each other. They act in every fourth schedule, all of them.
+const COLLECTORS: [Role; 8] = [
+    Role::User,
+    Role::Collector,
+    Role::Writer,
+    Role::Collector,
+    Role::Writer,
+    Role::Collector,
+    Role::Collector,
+    Role::Collector,
 ];
 
 /// A store with two images to begin with, and the disks.
@@ -87,11 +101,11 @@ fn disks(rng: &mut StdRng, chunks: usize) -> Disks {
     (0..4).map(disk).collect()
 }
 
-fn start(number: u64) -> Start {
-    let mut rng = StdRng::seed_from_u64(number);
-    let (segments, segment_chunks) = [(1, 4), (2, 2), (3, 2)][number as usize % 3];
+fn start(number: usize) -> Start {
+    let mut rng = StdRng::seed_from_u64(number as u64);
+    let (segments, segment_chunks) = [(1, 4), (2, 2), (3, 2)][number % 3];
     let disks = disks(&mut rng, segments * segment_chunks);
-    let pack_bytes = [700, 100_000][(number / 3) as usize % 2];
+    let pack_bytes = [700, 100_000][number / 3 % 2];
     let raw = MemoryBackend::new();
     let mut config = Config::new("fixed:4096");
     (config.segment_bytes, config.leaf_bytes, config.fan_out) = (4096, 4096, 2);
@@ -112,8 +126,9 @@ impl Crew {
 
     /// One schedule, from the start that the seed chooses to everybody's end.
     fn run(&self, seed: u64, weakness: Weakness) -> Outcome {
-        let start = &self.starts[(seed % self.starts.len() as u64) as usize];
-        let actors = 4 + StdRng::seed_from_u64(seed).random_range(0..=ROLES.len() - 4);
+        let start = &self.starts[usize::try_from(seed / 4).unwrap() % self.starts.len()];
+        let (roles, least) = if seed % 4 == 3 { (COLLECTORS, 8) } else { (ROLES, 4) };
+        let actors = StdRng::seed_from_u64(seed).random_range(least..=roles.len());
         let shared = Arc::new(Shared {
             scheduler: Scheduler::new(seed, actors),
             oracle: Mutex::new(Oracle::new(start.raw.snapshot(), start.disks.clone())),
@@ -128,7 +143,7 @@ impl Crew {
             seed,
         });
         let (ended, ends) = mpsc::channel();
-        for (actor, role) in ROLES.into_iter().enumerate().take(actors) {
+        for (actor, role) in roles.into_iter().enumerate().take(actors) {
             let (plan, ended) = (plan.clone(), ended.clone());
             self.threads[actor].spawn(move || {
                 act(&plan, actor, role);

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use store::backend::{Backend, MemoryBackend, Name};
-use store::{ChunkId, Home, ImageId, Run, Store};
+use store::{Home, ImageId, Run, Store};
 
 /// The disks that are captured: by number, their chunks.
 pub(crate) type Disks = Vec<Vec<Vec<u8>>>;
@@ -61,7 +61,8 @@ impl Oracle {
             self.packs.insert(name.to_string(), blobs);
         }
         match image_and_suffix(name) {
-            Some((image, "ok")) if !self.is_promised(image) => {
+            // Somebody else may have confirmed it before, and the user forgotten it since.
+            Some((image, "ok")) if !self.is_promised(image) && !self.has_tombstone(image) => {
                 if let Some(disk) = self.disk_of(image) {
                     self.promised.push((image, disk));
                     self.forgotten.retain(|other| *other != image);
@@ -129,6 +130,11 @@ impl Oracle {
         Home::custom(raw.clone(), raw)
     }
 
+    fn has_tombstone(&self, image: ImageId) -> bool {
+        let name = Name::new(&format!("images/{image}.forgotten")).unwrap();
+        self.raw.exists(&name).unwrap()
+    }
+
     fn disk_of(&self, image: ImageId) -> Option<usize> {
         self.store().image(image).ok()?.manifest().disk.parse().ok()
     }
@@ -160,5 +166,3 @@ fn listing(bytes: &[u8]) -> Vec<Blob> {
     let entries = bytes[footer - trailer..footer].chunks_exact(44);
     entries.map(|entry| (entry[..32].try_into().unwrap(), entry[40])).collect()
 }
-
-const _: () = assert!(size_of::<ChunkId>() == 32);

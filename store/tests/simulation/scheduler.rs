@@ -22,8 +22,10 @@ pub(crate) struct Step {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name: String = self.name.chars().take(30).collect();
-        write!(f, "{} {:8} {name}", self.actor, self.what)
+        // Ids are long: their beginnings do, with the suffix of markers.
+        let (path, suffix) = self.name.split_once('.').unwrap_or((&self.name, ""));
+        let path: String = path.chars().take(20).collect();
+        write!(f, "{} {:8} {path} {suffix}", self.actor, self.what)
     }
 }
 
