@@ -1,7 +1,12 @@
 //! Made-up disks: what they contain follows from a seed, so that a measure names its data and a disk of 1 TiB needs none.
 //!
-//! Promise: the bytes at an offset depend on the seed, the mix and the offset only, however they are asked for.
+//! Promise: the bytes at an offset depend on the seed, the shape and the offset only, however they are asked for.
 //! Knows nothing of partitions, stores or time.
+
+use std::ops::Range;
+
+use disk::{Extent, ReadAt};
+use serde::{Deserialize, Serialize};
 
 /// Contents come in blocks of this size; equal blocks deduplicate.
 pub const BLOCK_BYTES: u64 = 1 << 20;
@@ -14,8 +19,11 @@ const WORDS: u64 = 1 << 10;
 /// Different contents among the blocks that are duplicates of each other.
 const DUPLICATE_CONTENTS: u64 = 16;
 
+/// What is data and what is zeros alternates in stretches of this size on a huge disk: one segment of a capture.
+pub const STRETCH_BYTES: u64 = 64 << 20;
+
 /// Shares of the blocks, in percent; what is left of 100 is zeros.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mix {
     /// Words and numbers.
     pub text_percent: u64,
@@ -30,18 +38,35 @@ impl Mix {
     pub const USUAL: Mix = Mix { text_percent: 40, random_percent: 25, duplicate_percent: 15 };
 }
 
+/// A disk of any size that holds few contents many times over, quick to make up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Repeats {
+    /// One stretch in so many holds data, the others are zeros; 1: all hold data.
+    pub data_every: u64,
+    /// Which contents there are: two disks with the same seed share the contents whose numbers both have.
+    pub contents: Range<u64>,
+    /// Which block holds which content follows from this, and is not the same anywhere twice.
+    pub order_seed: u64,
+    /// Zeros are holes, which a capture need not read.
+    pub holes: bool,
+}
+
 /// A disk without a disk.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MadeUpDisk {
     size_bytes: u64,
     seed: u64,
-    mix: Mix,
-    /// After so many blocks the content begins again.
-    period_blocks: u64,
+    shape: Shape,
     changes: Vec<Change>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Shape {
+    Mixed(Mix),
+    Repeating(Repeats),
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Change {
     percent: u64,
     seed: u64,
@@ -50,13 +75,12 @@ struct Change {
 impl MadeUpDisk {
     /// A disk whose blocks are mixed as asked.
     pub fn new(size_bytes: u64, seed: u64, mix: Mix) -> MadeUpDisk {
-        MadeUpDisk { size_bytes, seed, mix, period_blocks: u64::MAX, changes: Vec::new() }
+        MadeUpDisk { size_bytes, seed, shape: Shape::Mixed(mix), changes: Vec::new() }
     }
 
-    /// A disk that holds the same `unique_blocks` blocks over and over: block *i* is content *i* mod `unique_blocks`.
-    pub fn mostly_duplicate(size_bytes: u64, seed: u64, unique_blocks: u64) -> MadeUpDisk {
-        let mix = Mix { text_percent: 50, random_percent: 50, duplicate_percent: 0 };
-        MadeUpDisk { period_blocks: unique_blocks.max(1), ..MadeUpDisk::new(size_bytes, seed, mix) }
+    /// A disk that holds the same contents over and over.
+    pub fn repeating(size_bytes: u64, seed: u64, repeats: Repeats) -> MadeUpDisk {
+        MadeUpDisk { size_bytes, seed, shape: Shape::Repeating(repeats), changes: Vec::new() }
     }
 
     /// The same disk some days later: `percent` of it was overwritten with new text.
@@ -64,11 +88,6 @@ impl MadeUpDisk {
         let mut later = self.clone();
         later.changes.push(Change { percent, seed });
         later
-    }
-
-    /// How large the disk is.
-    pub fn size_bytes(&self) -> u64 {
-        self.size_bytes
     }
 
     /// Writes what the disk holds from `offset` on; behind its end are zeros.
@@ -96,6 +115,11 @@ impl MadeUpDisk {
             _ if offset >= self.size_bytes => page.fill(0),
             Content::Zeros => page.fill(0),
             Content::Random(key) => fill_random(key, page),
+            Content::Echo(key) => {
+                let (said, echo) = page.split_at_mut(page.len() / 2);
+                fill_random(key, said);
+                echo[..said.len()].copy_from_slice(said);
+            }
             Content::Text(key) => fill_text(key, page),
         }
     }
@@ -106,19 +130,70 @@ impl MadeUpDisk {
         if let Some(change) = self.changes.iter().rev().find(hit) {
             return Content::Text(number(change.seed, !offset));
         }
-        let block = offset / BLOCK_BYTES % self.period_blocks;
-        let page = offset % BLOCK_BYTES;
-        let Mix { text_percent, random_percent, duplicate_percent } = self.mix;
-        let dice = number(self.seed, block) % 100;
+        match &self.shape {
+            Shape::Mixed(mix) => mix.content(self.seed, offset),
+            Shape::Repeating(repeats) => repeats.content(self.seed, offset),
+        }
+    }
+}
+
+impl ReadAt for MadeUpDisk {
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), disk::Error> {
+        let expected = buf.len() as u64;
+        let found = self.size_bytes.saturating_sub(offset);
+        if expected > found {
+            return Err(disk::Error::ShortRead { path: "made-up disk".into(), offset, expected, found });
+        }
+        self.fill(offset, buf);
+        Ok(())
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<Extent>, disk::Error> {
+        let step = match &self.shape {
+            Shape::Repeating(repeats) if repeats.holes && self.changes.is_empty() => {
+                repeats.data_every.max(1)
+            }
+            Shape::Repeating(_) | Shape::Mixed(_) => 1,
+        };
+        let stretch = offset / STRETCH_BYTES;
+        let next = if stretch.is_multiple_of(step) { stretch } else { stretch.next_multiple_of(step) };
+        let start = offset.max(next * STRETCH_BYTES);
+        let end = if step == 1 { self.size_bytes } else { self.size_bytes.min((next + 1) * STRETCH_BYTES) };
+        Ok((start < end).then(|| Extent { offset: start, bytes: end - start }))
+    }
+}
+
+impl Mix {
+    fn content(&self, seed: u64, offset: u64) -> Content {
+        let (block, page) = (offset / BLOCK_BYTES, offset % BLOCK_BYTES);
+        let Mix { text_percent, random_percent, duplicate_percent } = *self;
+        let dice = number(seed, block) % 100;
         if dice < text_percent {
-            Content::Text(number(self.seed ^ block, page))
+            Content::Text(number(seed ^ block, page))
         } else if dice < text_percent + random_percent {
-            Content::Random(number(self.seed ^ block, page))
+            Content::Random(number(seed ^ block, page))
         } else if dice < text_percent + random_percent + duplicate_percent {
-            Content::Random(number(!self.seed ^ (block % DUPLICATE_CONTENTS), page))
+            Content::Random(number(!seed ^ (block % DUPLICATE_CONTENTS), page))
         } else {
             Content::Zeros
         }
+    }
+}
+
+impl Repeats {
+    /// Half of the contents compress by two, the other half not at all.
+    fn content(&self, seed: u64, offset: u64) -> Content {
+        if !(offset / STRETCH_BYTES).is_multiple_of(self.data_every.max(1)) {
+            return Content::Zeros;
+        }
+        let count = self.contents.end.saturating_sub(self.contents.start).max(1);
+        let content = self.contents.start + number(self.order_seed, offset / BLOCK_BYTES) % count;
+        let key = number(number(seed, content), offset % BLOCK_BYTES);
+        if content.is_multiple_of(2) { Content::Echo(key) } else { Content::Random(key) }
     }
 }
 
@@ -126,6 +201,8 @@ impl MadeUpDisk {
 enum Content {
     Zeros,
     Random(u64),
+    /// The same random bytes twice.
+    Echo(u64),
     Text(u64),
 }
 
@@ -226,14 +303,31 @@ mod tests {
     }
 
     #[test]
-    fn a_huge_disk_repeats_its_few_blocks() {
-        let disk = MadeUpDisk::mostly_duplicate(1 << 40, 9, 100);
-        let at = |offset| {
+    fn a_huge_disk_repeats_its_few_contents_in_no_order() {
+        let repeats = Repeats { data_every: 4, contents: 0..10, order_seed: 1, holes: true };
+        let disk = MadeUpDisk::repeating(1 << 40, 9, repeats);
+        let far = (1 << 40) - 4 * STRETCH_BYTES;
+        let at = |block: u64| {
             let mut bytes = [0; 100];
-            disk.fill(offset, &mut bytes);
+            disk.read_exact_at(far + block * BLOCK_BYTES + 17, &mut bytes).unwrap();
             bytes
         };
-        assert_eq!(at(5 * BLOCK_BYTES + 17), at((900_000 + 5) * BLOCK_BYTES + 17));
-        assert_ne!(at(5 * BLOCK_BYTES + 17), at(6 * BLOCK_BYTES + 17));
+        let mut seen: Vec<[u8; 100]> = (0..64).map(at).collect();
+        assert!((1..64).any(|block| seen[block] == seen[0]), "nothing repeats");
+        seen.sort_unstable();
+        seen.dedup();
+        assert!((5..=10).contains(&seen.len()), "{} contents", seen.len());
+        assert_eq!(at(64), [0; 100]);
+    }
+
+    #[test]
+    fn holes_are_the_stretches_of_zeros() {
+        let repeats = Repeats { data_every: 2, contents: 0..10, order_seed: 1, holes: true };
+        let disk = MadeUpDisk::repeating(4 * STRETCH_BYTES, 9, repeats);
+        let first = disk.next_data(5).unwrap().unwrap();
+        assert_eq!(first, Extent { offset: 5, bytes: STRETCH_BYTES - 5 });
+        let second = disk.next_data(STRETCH_BYTES + 1).unwrap().unwrap();
+        assert_eq!(second, Extent { offset: 2 * STRETCH_BYTES, bytes: STRETCH_BYTES });
+        assert_eq!(disk.next_data(3 * STRETCH_BYTES).unwrap(), None);
     }
 }

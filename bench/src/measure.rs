@@ -7,10 +7,10 @@ use std::fs;
 use std::process::Command;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What a bench prints, one JSON line each.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Measure {
     /// Stage and data, such as `cut/fastcdc:16384,65536,262144`.
     pub name: String,
@@ -18,7 +18,7 @@ pub struct Measure {
     pub bytes: u64,
     /// How long that took.
     pub seconds: f64,
-    /// Bytes that came out into a store, where there is one.
+    /// Bytes of all packs afterwards (of the blobs, where there are no packs yet), where there is a store.
     pub stored_bytes: Option<u64>,
     /// The most memory that was resident meanwhile; `None` where the system does not say.
     pub peak_memory_bytes: Option<u64>,
@@ -68,14 +68,18 @@ impl Measure {
     }
 }
 
-/// All measures as a table on standard error, beside the JSON lines on standard output.
+/// All measures as a table on standard error, beside the JSON lines on standard output; of several with one name the
+/// median.
 pub fn print_table(measures: &[Measure]) {
-    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let or_none = |bytes: Option<u64>| bytes.map_or("-".to_owned(), |bytes| format!("{:.0}", mib(bytes)));
-    eprintln!("{:<40} {:>9} {:>9} {:>9} {:>9} {:>9}", "NAME", "MIB", "SECONDS", "MIB/S", "STORED", "MEMORY");
-    for it in measures {
+    let header = ("NAME", "MIB", "SECONDS", "MIB/S", "STORED", "MEMORY");
+    eprintln!(
+        "{:<44} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        header.0, header.1, header.2, header.3, header.4, header.5
+    );
+    for it in medians(measures) {
         eprintln!(
-            "{:<40} {:>9.0} {:>9.3} {:>9.0} {:>9} {:>9}",
+            "{:<44} {:>9.0} {:>9.3} {:>9.0} {:>9} {:>9}",
             it.name,
             mib(it.bytes),
             it.seconds,
@@ -84,6 +88,27 @@ pub fn print_table(measures: &[Measure]) {
             or_none(it.peak_memory_bytes)
         );
     }
+}
+
+/// Of the measures with one name the one in the middle by time, in the order in which the names came first.
+pub fn medians(measures: &[Measure]) -> Vec<Measure> {
+    let mut groups: Vec<Vec<&Measure>> = Vec::new();
+    for measure in measures {
+        match groups.iter_mut().find(|group| group[0].name == measure.name) {
+            Some(group) => group.push(measure),
+            None => groups.push(vec![measure]),
+        }
+    }
+    let median = |mut group: Vec<&Measure>| {
+        group.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        group[group.len() / 2].clone()
+    };
+    groups.into_iter().map(median).collect()
+}
+
+/// For tables: MEMORY and STORED are in MiB.
+pub(crate) fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 /// proc(5): 5 resets the peak. Where that is refused, peaks include what came before.
