@@ -7,7 +7,7 @@ use crate::Error;
 use crate::backend::Put;
 use crate::id::{ImageId, PackId};
 use crate::manifest::Manifest;
-use crate::objects::image_name;
+use crate::objects::{delete, image_name, mark_name};
 use crate::session::MarkKind;
 use crate::writer::{Finished, Writer};
 
@@ -25,6 +25,10 @@ impl Writer {
                     self.objects().put_mark(image, MarkKind::Forgotten).ok();
                 }
             };
+            if put == Put::Exists {
+                // The same image was made before, by an undelete that failed or was taken back, say.
+                self.take_tombstone(image)?;
+            }
             let lost = self.store().packs_lost(&manifest, Some(&self.catalogue().sizes()));
             let lost = lost.map_err(|error| vanished(image, 1, error)).inspect_err(give_up)?;
             if lost.is_empty() {
@@ -35,6 +39,19 @@ impl Writer {
             superseded.push(image);
             manifest = self.replace_lost(image, &manifest, &lost).inspect_err(give_up)?;
         }
+    }
+
+    /// Takes the tombstone of an image away, so that it can be confirmed. The order matters (DESIGN §5.6): a collector
+    /// that saw the tombstone before may be removing the image. Where there is a lock we hold it, and no collector
+    /// lives; one that died there has not removed it.
+    pub(crate) fn take_tombstone(&self, image: ImageId) -> Result<(), Error> {
+        let delete_power = self.store().powers().delete.as_ref();
+        delete(self.objects(), delete_power, &mark_name(image, MarkKind::Forgotten))?;
+        if !self.is_locked() && self.objects().condemned_images()?.contains(&image) {
+            self.objects().put_mark(image, MarkKind::Forgotten)?;
+            return Err(Error::BeingCollected { image });
+        }
+        Ok(())
     }
 
     /// Confirms an image that is there already; or makes and confirms the one that replaces it, when some of its packs

@@ -196,13 +196,7 @@ impl Store {
     pub fn undelete(&self, id: ImageId, lock_wait: Duration) -> Result<ImageId, Error> {
         let options = WriterOptions { what: "undelete".to_string(), lock_wait, ..WriterOptions::default() };
         let writer = self.writer(&options)?;
-        delete(self.objects(), self.powers().delete.as_ref(), &mark_name(id, MarkKind::Forgotten))?;
-        // The order matters (DESIGN §5.6): a collector that saw the tombstone before may be removing the image.
-        // Where there is a lock we hold it, and no collector lives; one that died there has not removed it.
-        if !writer.is_locked() && self.objects().condemned_images()?.contains(&id) {
-            self.mark(id, MarkKind::Forgotten)?;
-            return Err(Error::BeingCollected { image: id });
-        }
+        writer.take_tombstone(id)?;
         let manifest = self.objects().manifest(id)?;
         Ok(writer.confirm(id, &manifest)?.image)
     }
