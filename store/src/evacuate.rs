@@ -7,6 +7,7 @@ use crate::Error;
 use crate::codec::{self, ChunkKind, Compression};
 use crate::gc::Collector;
 use crate::id::{ChunkId, PackId};
+use crate::live::short;
 use crate::objects::pack_name;
 use crate::pack::{PACK_BYTES_MAX, PackBuilder, PackEntry};
 use crate::table::Child;
@@ -57,7 +58,7 @@ impl Collector<'_> {
         sound: &dyn Fn(&PackId) -> bool,
         evacuation: &mut Evacuation,
     ) -> Result<bool, Error> {
-        let Some(entries) = self.entries(pack, bytes)? else { return Ok(false) };
+        let Some(entries) = self.entries(pack, bytes)? else { return Ok(self.is_all_listed(sound)) };
         let mut body: Option<Vec<u8>> = None;
         for entry in entries.iter().filter(|entry| self.live.contains(entry.id)) {
             if evacuation.builder.as_ref().is_some_and(|(_, ids)| ids.contains(&(entry.id, entry.kind))) {
@@ -87,6 +88,16 @@ impl Collector<'_> {
         }
         self.progress.add(bytes);
         Ok(true)
+    }
+
+    /// Whether every chunk that any image needs is listed by a sound pack: then one whose listing is damaged may go.
+    pub(crate) fn is_all_listed(&self, sound: &dyn Fn(&PackId) -> bool) -> bool {
+        let mut listed = HashSet::new();
+        for (pack, bytes) in self.work.catalogue().sizes().into_iter().filter(|(pack, _)| sound(pack)) {
+            let entries = self.work.catalogue().records().get(pack, bytes).unwrap_or_default();
+            listed.extend(entries.iter().map(|entry| short(entry.id)));
+        }
+        self.live.is_within(&listed)
     }
 
     /// A pack that holds the same chunk, exists and is not condemned.

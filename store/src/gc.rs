@@ -235,7 +235,11 @@ impl Collector<'_> {
         for (id, bytes) in self.objects().packs()? {
             self.report.bytes_before += bytes;
             let Some(weighed) = self.weigh(id, bytes)? else {
-                plan.spared.push(id);
+                if condemned.contains(&id) && self.is_all_listed(&|pack| !condemned.contains(pack)) {
+                    plan.dead.push(Weighed { id, bytes, live_bytes: 0, dead_bytes: bytes });
+                } else {
+                    plan.spared.push(id);
+                }
                 continue;
             };
             match weighed.live_bytes {

@@ -99,6 +99,11 @@ impl Live {
         self.sorted.dedup();
     }
 
+    /// Whether all chunks that are needed are among these, by the first 64 bits of their ids.
+    pub(crate) fn is_within(&self, shorts: &HashSet<u64>) -> bool {
+        self.sorted.iter().all(|short| shorts.contains(short))
+    }
+
     /// Whether an image that was added needs this chunk.
     pub(crate) fn contains(&self, id: ChunkId) -> bool {
         self.sorted.binary_search(&short(id)).is_ok()
