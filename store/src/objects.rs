@@ -21,6 +21,9 @@ const TAIL_GUESS_BYTES: u64 = 64 << 10;
 
 pub(crate) const CONFIG_NAMES: [&str; 2] = ["config", "config.copy"];
 
+/// Records of moves, and those that can't be read.
+type AllMoves = (Vec<(SessionId, Moves)>, Vec<(Name, Error)>);
+
 /// Typed access to a backend. Holds no power to delete.
 #[derive(Clone, Debug)]
 pub(crate) struct Objects {
@@ -259,8 +262,28 @@ impl Objects {
         Ok(self.condemned()?.into_iter().flat_map(|(_, record)| record.images).collect())
     }
 
+    /// The records of moves that can be read: they are hints (I9), so a damaged one is as good as none.
     pub(crate) fn moves(&self) -> Result<Vec<(SessionId, Moves)>, Error> {
-        self.records("moves")
+        Ok(self.moves_as_they_are()?.0)
+    }
+
+    /// The names and causes of those that can't be read.
+    pub(crate) fn damaged_moves(&self) -> Result<Vec<(Name, Error)>, Error> {
+        Ok(self.moves_as_they_are()?.1)
+    }
+
+    fn moves_as_they_are(&self) -> Result<AllMoves, Error> {
+        let (mut moves, mut damaged) = (Vec::new(), Vec::new());
+        for entry in self.list("moves")? {
+            let Ok(id) = last(&entry.name).parse() else { continue };
+            match self.record(&entry.name) {
+                Ok(Some(record)) => moves.push((id, record)),
+                Ok(None) => {}
+                Err(error) if error.family() == crate::Family::Damaged => damaged.push((entry.name, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((moves, damaged))
     }
 
     /// Old pack -> packs that hold its chunks, over all records.

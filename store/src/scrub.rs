@@ -6,7 +6,7 @@
 
 use crate::id::{ChunkId, ImageId, PackId, SessionId, blake3_of};
 use crate::manifest::Manifest;
-use crate::objects::{CONFIG_NAMES, condemned_name, delete, fixed_name, pack_name};
+use crate::objects::{CONFIG_NAMES, condemned_name, delete, fixed_name, image_name, pack_name};
 use crate::pack::{self, PACK_BYTES_MAX};
 use crate::reader::KnownPacks;
 use crate::session::{self, Condemned, MarkKind, Reason};
@@ -83,8 +83,6 @@ struct Checked {
     chunks: u64,
     errors: Vec<String>,
     bad: Vec<ChunkId>,
-    /// Its listing is of no use: all of its chunks are in doubt.
-    unlisted: bool,
 }
 
 struct Scrub<'a> {
@@ -94,7 +92,6 @@ struct Scrub<'a> {
     /// Packs in which something is wrong, with the finding that says so.
     damaged: HashMap<PackId, usize>,
     bad: HashSet<ChunkId>,
-    unlisted: HashSet<PackId>,
 }
 
 impl Store {
@@ -102,8 +99,8 @@ impl Store {
     pub fn scrub(&self, options: &ScrubOptions, progress: &dyn Progress) -> Result<ScrubReport, Error> {
         let work = Work::begin(self, "scrub", options.lock_wait, false)?;
         let report = ScrubReport::default();
-        let (damaged, bad, unlisted) = (HashMap::new(), HashSet::new(), HashSet::new());
-        let mut scrub = Scrub { work, progress, report, damaged, bad, unlisted };
+        let (damaged, bad) = (HashMap::new(), HashSet::new());
+        let mut scrub = Scrub { work, progress, report, damaged, bad };
         scrub.check_config()?;
         scrub.check_records()?;
         let packs = scrub.work.objects().packs()?;
@@ -151,19 +148,13 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    /// Records that can't be read stop captures and collections: said here, with their names.
+    /// A damaged record of moves goes: what it said is in the trailers. A damaged condemn record has stopped this
+    /// scrub before it began, as it stops captures and collections.
     fn check_records(&mut self) -> Result<(), Error> {
-        let results = [
-            ("condemned", self.work.objects().condemned().map(drop)),
-            ("moves", self.work.objects().moves().map(drop)),
-        ];
-        for (folder, result) in results {
-            match result {
-                Err(error) if error.family() == crate::Family::Damaged => {
-                    self.find(folder, line(&error));
-                }
-                result => result?,
-            }
+        for (name, error) in self.work.objects().damaged_moves()? {
+            self.find(name.as_str(), line(&error));
+            delete(self.work.objects(), self.work.store().powers().delete.as_ref(), &name)?;
+            self.report.repaired.push(format!("{name}: removed"));
         }
         Ok(())
     }
@@ -189,6 +180,17 @@ impl Scrub<'_> {
             let Some(kind) = MarkKind::ALL.into_iter().find(|kind| kind.suffix() == *suffix) else {
                 continue;
             };
+            let forgotten = names.marks.contains(&(*id, MarkKind::Forgotten.suffix()));
+            // A collector takes the manifest first and the tombstone last.
+            if kind == MarkKind::Ok && !forgotten && !names.manifests.contains(id) {
+                let exists = self.work.objects().backend.exists(&image_name(*id));
+                if !exists.map_err(|source| self.work.objects().fail(source))? {
+                    self.find(
+                        &format!("images/{id}"),
+                        "manifest: missing, though it was confirmed".to_string(),
+                    );
+                }
+            }
             if let Err(error) = self.work.objects().mark(*id, kind) {
                 self.find(&format!("images/{id}.{suffix}"), line(&error));
                 self.mend_mark(*id, kind, &images)?;
@@ -273,9 +275,6 @@ impl Scrub<'_> {
         let finding = self.find(pack_name(checked.pack).as_str(), checked.errors.join("; "));
         self.damaged.insert(checked.pack, finding);
         self.bad.extend(checked.bad);
-        if checked.unlisted {
-            self.unlisted.insert(checked.pack);
-        }
     }
 
     /// Which images need what is damaged or gone and has no other sound copy.
@@ -376,8 +375,9 @@ impl Scrub<'_> {
 
     /// Whether a data chunk can't be had from anywhere.
     fn is_lost(&self, child: &Child, packs: &BTreeMap<PackId, u64>) -> Result<bool, Error> {
-        let gone = !packs.contains_key(&child.pack) || self.unlisted.contains(&child.pack);
-        if !gone && !self.bad.contains(&child.id) {
+        // A damaged pack may be another one whole under this name: then its listing is sound and lacks the chunk.
+        let in_doubt = !packs.contains_key(&child.pack) || self.damaged.contains_key(&child.pack);
+        if !in_doubt && !self.bad.contains(&child.id) {
             return Ok(false);
         }
         if self.work.catalogue().find(child.id)?.is_some_and(|(_, entry)| entry.kind == ChunkKind::Data) {
@@ -417,21 +417,13 @@ impl Scrub<'_> {
 
 /// Reads one pack whole and tries every blob of it.
 fn check_pack(work: &Work, pack: PackId, listed_bytes: u64) -> Result<Checked, Error> {
-    let mut checked = Checked {
-        pack,
-        bytes: listed_bytes,
-        chunks: 0,
-        errors: Vec::new(),
-        bad: Vec::new(),
-        unlisted: false,
-    };
+    let mut checked = Checked { pack, bytes: listed_bytes, chunks: 0, errors: Vec::new(), bad: Vec::new() };
     let bytes = match work.objects().backend.get_all(&pack_name(pack), PACK_BYTES_MAX) {
         Ok(bytes) => bytes,
         Err(source) => {
             let error = work.objects().fail(source);
             // A file that can't be read is damage to find, not a reason to stop looking.
             checked.errors.push(line(&error));
-            checked.unlisted = true;
             return Ok(checked);
         }
     };
@@ -443,7 +435,6 @@ fn check_pack(work: &Work, pack: PackId, listed_bytes: u64) -> Result<Checked, E
     match pack::decode_listing(&bytes) {
         Err(error) => {
             checked.errors.push(line(&error));
-            checked.unlisted = true;
         }
         Ok(entries) => {
             checked.chunks = entries.len() as u64;
