@@ -115,8 +115,8 @@ fn half_collected(open: &dyn Fn() -> Pair) -> Scene {
         assert!(died, "the collection copies nothing");
         // This process lives, so nobody sweeps the dead collector's session: the next one would have a call more to make.
         names(backend.as_ref(), "sessions").iter().for_each(|name| delete.delete(name).unwrap());
-        let put = record.records().into_iter().filter(|call| call.operation == Operation::Put);
-        if put.last().is_some_and(|call| call.name.starts_with("packs/")) {
+        let mut put = record.records().into_iter().filter(|call| call.operation == Operation::Put);
+        if put.next_back().is_some_and(|call| call.name.starts_with("packs/")) {
             return scene;
         }
     }

@@ -16,11 +16,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use store::backend::{Backend, MemoryBackend, Operation, RecordBackend};
+use store::backend::{MemoryBackend, Operation, RecordBackend};
 use store::{CatalogueState, Error, GcOptions, Home, ImageId, Store};
 
 const MEMORY_SEQUENCES: u64 = 260;
-const LOCAL_SEQUENCES: u64 = 24;
+const LOCAL_SEQUENCES: u64 = 10;
 const STEPS: u32 = 14;
 
 struct Kept {
@@ -345,14 +345,18 @@ fn moved_chunks_are_found_with_and_without_the_records_of_moves() {
         let mut disk = Disk::random(&mut rng, 6, 0);
         let mut images = Images::new();
         let reader = open(&memory);
-        // Moved, and moved again.
-        for time in 1..8 {
+        let mut passing = None;
+        // Moved, and moved again: of what an image brought, the one after it needs a part.
+        for time in 1..10 {
             let image = capture(&store, &disk, "disk").unwrap();
-            if time % 2 == 0 {
-                store.forget(&[image]).unwrap();
+            if let Some(passing) = passing.take() {
+                store.forget(&[passing]).unwrap();
                 gc(&store).unwrap();
-            } else {
+            }
+            if time % 3 == 0 {
                 images.insert(image, disk.clone());
+            } else {
+                passing = Some(image);
             }
             disk = disk.changed(&mut rng, time * 100_000);
             assert_images(&reader, &images, "by a reader that was open before");
@@ -395,10 +399,15 @@ fn reading_beside_a_gc_never_fails() {
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| read_until(&done, &memory, &images));
+            // Of what an image brought, the one after it needs a part.
+            let mut last = capture(&store, &Disk::random(&mut rng, 5, 5_000_000), "disk").unwrap();
             for time in 10..22 {
                 let image = capture(&store, &disk, "disk").unwrap();
                 disk = disk.changed(&mut rng, time * 100_000);
-                store.forget(&[image]).unwrap();
+                if !images.contains_key(&last) {
+                    store.forget(&[last]).unwrap();
+                }
+                last = image;
                 copied += gc(&store).unwrap().packs_rewritten;
             }
             done.store(true, Ordering::Release);

@@ -4,7 +4,7 @@
 //! Knows nothing of real devices: cutting is at fixed places, and the disk is a list of what stands in each.
 
 // Each test binary uses its own part of this, and helpers are no `#[test]` functions, in which alone `unwrap` is allowed.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::print_stdout)]
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
