@@ -155,6 +155,10 @@ impl Medium {
         }
         let start = match rfs::seek(&self.file, SeekFrom::Data(offset)) {
             Ok(start) => start,
+            // Behind its end all of a file is a hole, and it may end sooner than it did.
+            Err(Errno::NXIO) if self.has_shrunk() => {
+                return Err(self.gone(offset, io::ErrorKind::UnexpectedEof.into()));
+            }
             Err(Errno::NXIO) => return Ok(None),
             // The file system knows of no holes.
             Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some(rest)),

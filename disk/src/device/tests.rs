@@ -145,6 +145,17 @@ fn a_file_that_shrinks_is_gone_there() {
 }
 
 #[test]
+fn a_file_that_shrinks_has_no_hole_there() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("file");
+    fs::write(&path, pattern(MIB)).unwrap();
+    let device = Device::open(&path).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_len(4096).unwrap();
+    assert_eq!(device.next_data(0).unwrap(), Some(Extent { offset: 0, bytes: 4096 }));
+    assert!(device.next_data(4096).unwrap_err().is_gone());
+}
+
+#[test]
 fn only_devices_and_files_open() {
     let folder = tempdir().unwrap();
     let fifo = folder.path().join("fifo");
