@@ -30,6 +30,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 fn main() -> ExitCode {
+    silence_sled();
     let cli = Cli::parse();
     let ui = Arc::new(Ui::new(Manner { quiet: cli.global.quiet, json: cli.global.json }));
     let outcome = run(cli, &ui).and_then(|exit| {
@@ -65,4 +66,16 @@ fn run(cli: Cli, ui: &Arc<Ui>) -> anyhow::Result<Exit> {
         Verb::Man(args) => commands::man::run(&context, args),
         Verb::ExitCodes => commands::exit_codes::run(&context),
     }
+}
+
+/// sled 0.34 panics on damaged files of its own. `store` catches that and begins the index anew; people are told so by a
+/// note, and need not see the panic.
+fn silence_sled() {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let in_sled = panic.location().is_some_and(|location| location.file().contains("/sled-0.34"));
+        if !in_sled {
+            hook(panic);
+        }
+    }));
 }

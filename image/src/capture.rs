@@ -90,6 +90,9 @@ fn capture_once(
     let grid = Grid::new(&source.regions, store.config().segment_bytes)?;
     let parent = newest_image_of(store, source, options)?;
     let writer = store.writer(&options.writer)?;
+    if let Some(text) = writer.catalogue_state().note() {
+        progress.note(Note::Store(&text));
+    }
     progress.total(Some(source.bytes()));
     let rescuer = Rescuer::new(device, progress);
     let job = Job { device, rescuer, rule, writer: &writer, window_bytes, progress, bad: Mutex::default() };

@@ -15,7 +15,7 @@ use crate::capture::{cut_rule, finish, give_up, newest_image_of, submit};
 use crate::cutter::{CutRule, Cutter};
 use crate::segment::{check_segment_bytes, in_memory};
 use crate::workers::{Failure, thread_count};
-use crate::{CaptureOptions, Captured, Counter, Error, Progress, SourceInfo, SourceRegion};
+use crate::{CaptureOptions, Captured, Counter, Error, Note, Progress, SourceInfo, SourceRegion};
 
 /// Segments in memory, being read or cut, must not exceed this, so that a capture stays within 512 MiB.
 const STREAM_BYTES_MAX: u64 = 256 << 20;
@@ -36,6 +36,9 @@ pub fn capture_stream(
     let mut source = SourceInfo::stream(Identity::stream(), Layout::default());
     let parent = newest_image_of(store, &source, options)?;
     let writer = store.writer(&options.writer)?;
+    if let Some(text) = writer.catalogue_state().note() {
+        progress.note(Note::Store(&text));
+    }
     progress.total(None);
     match read_all(input, &writer, rule, segment_bytes, options.threads, progress) {
         Err(error) => Err(give_up(writer, error)),

@@ -68,6 +68,13 @@ pub struct CatalogueState {
     pub rebuilt: Option<String>,
 }
 
+impl CatalogueState {
+    /// A line for people when the catalogue was lost and begun anew: it took time, and nothing else.
+    pub fn note(&self) -> Option<String> {
+        self.rebuilt.as_ref().map(|why| format!("index: read anew from the packs: {why}"))
+    }
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic elsewhere leaves a cache that is still a cache.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

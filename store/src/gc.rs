@@ -105,6 +105,7 @@ impl Store {
     /// Collects what no image needs.
     pub fn gc(&self, options: &GcOptions, progress: &dyn Progress) -> Result<GcReport, Error> {
         let work = Work::begin(self, "gc", options.lock_wait, false)?;
+        work.tell(progress);
         let (live, moved, report) = (Live::default(), BTreeMap::new(), GcReport::default());
         let mut collector = Collector { work, options, progress, live, moved, report };
         let mut forgotten = collector.forgotten()?;

@@ -98,6 +98,7 @@ impl Store {
     /// Looks for damage. Takes the writer's lock, as it may condemn packs.
     pub fn scrub(&self, options: &ScrubOptions, progress: &dyn Progress) -> Result<ScrubReport, Error> {
         let work = Work::begin(self, "scrub", options.lock_wait, false)?;
+        work.tell(progress);
         let report = ScrubReport::default();
         let (damaged, bad) = (HashMap::new(), HashSet::new());
         let mut scrub = Scrub { work, progress, report, damaged, bad };
@@ -187,7 +188,7 @@ impl Scrub<'_> {
                 if !exists.map_err(|source| self.work.objects().fail(source))? {
                     self.find(
                         &format!("images/{id}"),
-                        "manifest: missing, though it was confirmed".to_string(),
+                        format!("image {id}: manifest: missing, though it was confirmed"),
                     );
                 }
             }

@@ -7,7 +7,7 @@ use crate::id::{ImageId, SessionId};
 use crate::lock::StoreLock;
 use crate::objects::{self, Objects, session_name};
 use crate::session::{self, MarkKind, SessionInfo};
-use crate::{Error, Store};
+use crate::{Error, Progress, Store};
 use std::time::Duration;
 
 /// See the file's head.
@@ -83,6 +83,13 @@ impl Work {
 
     pub(crate) fn state(&self) -> &CatalogueState {
         &self.state
+    }
+
+    /// Says what beginning took, when that is out of the ordinary.
+    pub(crate) fn tell(&self, progress: &dyn Progress) {
+        if let Some(text) = self.state.note() {
+            progress.note(&text);
+        }
     }
 }
 
