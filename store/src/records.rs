@@ -81,7 +81,9 @@ impl Records {
         let mut sizes: HashMap<PackId, u64> = HashMap::new();
         if let Home::Sled { packs, .. } = &self.home {
             let read = catch_unwind(AssertUnwindSafe(|| {
-                packs.iter().filter_map(Result::ok).filter_map(|(key, value)| size_of(&key, &value)).collect()
+                // Not beyond an error: over damaged files the iterator gives the same one without end.
+                let sound = packs.iter().map_while(Result::ok);
+                sound.filter_map(|(key, value)| size_of(&key, &value)).collect()
             }));
             sizes = read.unwrap_or_default();
         }
