@@ -7,7 +7,7 @@
 
 use crate::Error;
 use crate::fingers::FingerTable;
-use crate::id::{ChunkId, PackId, blake3_of};
+use crate::id::{ChunkId, PackId};
 use crate::objects::Objects;
 use crate::pack::PackEntry;
 use crate::records::Records;
@@ -260,10 +260,4 @@ fn read_trailers(
         return missing.iter().filter_map(|pack| read(pack).transpose()).collect();
     }
     missing.par_iter().filter_map(|pack| read(pack).transpose()).collect()
-}
-
-/// The check that a record of the catalogue carries.
-pub(crate) fn record_check(bytes: &[u8]) -> [u8; 8] {
-    let hash = blake3_of(bytes);
-    [hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7]]
 }

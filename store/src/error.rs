@@ -92,6 +92,12 @@ pub enum Error {
         /// The image asked for.
         image: ImageId,
     },
+    /// An image was confirmed and not forgotten, and its manifest is gone.
+    #[error("image {image}: manifest: missing, though it was confirmed")]
+    MissingManifest {
+        /// The image.
+        image: ImageId,
+    },
     /// There is no such image.
     #[error("image {image}: not found")]
     NoImage {
@@ -243,7 +249,18 @@ impl Error {
                 Family::Damaged
             }
             Error::Chunk { .. } | Error::Table { .. } | Error::UnreadableImage { .. } => Family::Damaged,
-            Error::SelfCheck { .. } => Family::Damaged,
+            Error::SelfCheck { .. } | Error::MissingManifest { .. } => Family::Damaged,
         }
     }
+}
+
+/// The error and its causes in one line.
+pub(crate) fn line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }

@@ -3,7 +3,6 @@
 //! Promise: a copy is proved, then published (I3), before anybody may delete its original; a pack whose needed chunks
 //! can't all be had stays. Knows nothing of when packs are deleted.
 
-use crate::Error;
 use crate::codec::{self, ChunkKind, Compression};
 use crate::gc::Collector;
 use crate::id::{ChunkId, PackId};
@@ -11,18 +10,24 @@ use crate::live::short;
 use crate::objects::pack_name;
 use crate::pack::{PACK_BYTES_MAX, PackBuilder, PackEntry};
 use crate::table::Child;
+use crate::{Error, backend};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Copies on their way.
 #[derive(Default)]
 struct Evacuation {
-    builder: Option<(PackBuilder, HashSet<(ChunkId, ChunkKind)>)>,
-    /// Packs with blobs in the builder.
-    sources: BTreeSet<PackId>,
-    /// What was copied, and from where.
-    copied: Vec<(ChunkId, PackId)>,
+    /// A pack holds blobs of one kind (DESIGN §4.5).
+    copies: BTreeMap<ChunkKind, Copies>,
+    /// Packs of which something was copied.
+    copied: BTreeSet<PackId>,
     /// Old pack -> packs that hold its needed chunks.
     elsewhere: BTreeMap<PackId, BTreeSet<PackId>>,
+}
+
+/// A pack of copies being filled, and the packs that each chunk in it stood in.
+struct Copies {
+    builder: PackBuilder,
+    sources: BTreeMap<ChunkId, BTreeSet<PackId>>,
 }
 
 impl Collector<'_> {
@@ -43,11 +48,12 @@ impl Collector<'_> {
                 self.report.packs_spared.push(pack);
             }
         }
-        self.flush(&mut evacuation)?;
-        let copied: BTreeSet<PackId> = evacuation.copied.iter().map(|(_, from)| *from).collect();
+        while let Some((_, copies)) = evacuation.copies.pop_first() {
+            self.flush(copies, &mut evacuation)?;
+        }
         self.publish_moves(evacuation.elsewhere)?;
-        let done = copied.is_empty();
-        Ok((copied, done))
+        let done = evacuation.copied.is_empty();
+        Ok((evacuation.copied, done))
     }
 
     /// False when a needed chunk of the pack can't be had: then the pack stays.
@@ -61,8 +67,10 @@ impl Collector<'_> {
         let Some(entries) = self.entries(pack, bytes)? else { return Ok(self.is_all_listed(sound)) };
         let mut body: Option<Vec<u8>> = None;
         for entry in entries.iter().filter(|entry| self.live.contains(entry.id)) {
-            if evacuation.builder.as_ref().is_some_and(|(_, ids)| ids.contains(&(entry.id, entry.kind))) {
-                evacuation.copied.push((entry.id, pack));
+            let copies = evacuation.copies.get_mut(&entry.kind);
+            if let Some(sources) = copies.and_then(|copies| copies.sources.get_mut(&entry.id)) {
+                sources.insert(pack);
+                evacuation.copied.insert(pack);
                 continue;
             }
             if let Some(other) = self.copy_of(entry, sound)? {
@@ -70,21 +78,17 @@ impl Collector<'_> {
                 continue;
             }
             if body.is_none() {
-                let whole = self.objects().backend.get_all(&pack_name(pack), PACK_BYTES_MAX);
-                body = Some(whole.map_err(|source| self.objects().fail(source))?);
+                match self.objects().backend.get_all(&pack_name(pack), PACK_BYTES_MAX) {
+                    Ok(whole) => body = Some(whole),
+                    // Another collector was faster: the pack is no longer ours to delete.
+                    Err(backend::Error::NotFound { .. }) => return Ok(false),
+                    Err(source) => return Err(self.objects().fail(source)),
+                }
             }
             let Some(blob) = self.sound_blob(pack, entry, body.as_deref().unwrap_or_default())? else {
                 return Ok(false);
             };
-            let (builder, ids) =
-                evacuation.builder.get_or_insert_with(|| (PackBuilder::new(), HashSet::new()));
-            builder.push(entry.id, entry.kind, entry.plain_bytes, &blob);
-            ids.insert((entry.id, entry.kind));
-            evacuation.copied.push((entry.id, pack));
-            evacuation.sources.insert(pack);
-            if builder.bytes() >= self.options.pack_bytes as usize {
-                self.flush(evacuation)?;
-            }
+            self.copy(pack, entry, &blob, evacuation)?;
         }
         self.progress.add(bytes);
         Ok(true)
@@ -130,20 +134,34 @@ impl Collector<'_> {
         }
     }
 
-    /// Publishes the pack of copies, proved like any other.
-    fn flush(&self, evacuation: &mut Evacuation) -> Result<(), Error> {
-        let Some((builder, ids)) = evacuation.builder.take() else { return Ok(()) };
+    fn copy(
+        &self,
+        from: PackId,
+        entry: &PackEntry,
+        blob: &[u8],
+        evacuation: &mut Evacuation,
+    ) -> Result<(), Error> {
+        let new = || Copies { builder: PackBuilder::new(), sources: BTreeMap::new() };
+        let copies = evacuation.copies.entry(entry.kind).or_insert_with(new);
+        copies.builder.push(entry.id, entry.kind, entry.plain_bytes, blob);
+        copies.sources.entry(entry.id).or_default().insert(from);
+        evacuation.copied.insert(from);
+        if copies.builder.bytes() < self.options.pack_bytes as usize {
+            return Ok(());
+        }
+        match evacuation.copies.remove(&entry.kind) {
+            Some(full) => self.flush(full, evacuation),
+            None => Ok(()),
+        }
+    }
+
+    /// Publishes a pack of copies, proved like any other.
+    fn flush(&self, copies: Copies, evacuation: &mut Evacuation) -> Result<(), Error> {
         let slot = self.work.catalogue().reserve_slot();
-        self.work.publish(slot, builder)?;
+        self.work.publish(slot, copies.builder)?;
         if let Some(known) = self.work.catalogue().pack(slot) {
-            for from in std::mem::take(&mut evacuation.sources) {
+            for from in copies.sources.into_values().flatten() {
                 evacuation.elsewhere.entry(from).or_default().insert(known.id);
-            }
-            // Chunks that several packs held were copied once: the record names the copy for each of them.
-            for (id, from) in &evacuation.copied {
-                if ids.contains(&(*id, ChunkKind::Data)) || ids.contains(&(*id, ChunkKind::Table)) {
-                    evacuation.elsewhere.entry(*from).or_default().insert(known.id);
-                }
             }
         }
         Ok(())

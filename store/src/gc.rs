@@ -163,7 +163,12 @@ impl Collector<'_> {
     /// All images but these.
     fn manifests(&self, without: &BTreeSet<ImageId>) -> Result<Vec<(ImageId, Manifest)>, Error> {
         let mut manifests = Vec::new();
-        for image in self.objects().image_names()?.manifests.into_iter().filter(|id| !without.contains(id)) {
+        let names = self.objects().image_names()?;
+        if let Some(image) = names.lost.first() {
+            let source = Box::new(Error::MissingManifest { image: *image });
+            return Err(Error::UnreadableImage { image: *image, source });
+        }
+        for image in names.manifests.into_iter().filter(|id| !without.contains(id)) {
             match self.objects().manifest(image) {
                 Ok(manifest) => manifests.push((image, manifest)),
                 Err(Error::NoImage { .. }) => {}
@@ -441,7 +446,9 @@ impl Collector<'_> {
         }
         let names = self.objects().image_names()?;
         let manifests: HashSet<ImageId> = names.manifests.iter().copied().collect();
-        let stray = names.marks.iter().filter(|(image, _)| !manifests.contains(image));
+        // A lone `ok` would mean that a manifest was lost: the tombstone goes last here too.
+        let mut stray: Vec<_> = names.marks.iter().filter(|(image, _)| !manifests.contains(image)).collect();
+        stray.sort_unstable_by_key(|(image, suffix)| (*suffix == MarkKind::Forgotten.suffix(), *image));
         for (image, suffix) in stray {
             let kind = MarkKind::ALL.into_iter().find(|kind| kind.suffix() == *suffix);
             // A listing may show the marker of an image that was published while it ran, and miss its manifest.

@@ -47,10 +47,11 @@ pub use id::{ChunkId, ImageId, PackId, ParseIdError, SessionId};
 pub use manifest::{ImageStatistics, Manifest};
 pub use objects::ImageEntry;
 pub use pack::{PACK_BYTES, PackEntry, PackError};
+pub use reader::StoredChunk;
 pub use scrub::{Finding, Hit, ScrubOptions, ScrubReport};
 pub use session::{SessionInfo, host_name, now};
 pub use stats::StoreStatistics;
-pub use stored::{PlacedRun, Run, StoredChunk, StoredImage};
+pub use stored::{PlacedRun, Run, StoredImage};
 pub use table::{TableError, TableRef};
 pub use writer::{Description, Finished, NewChunk, NewRun, Writer, WriterOptions};
 
@@ -148,6 +149,13 @@ impl Store {
         let entry = |id: &ImageId| self.objects().image_entry(*id, &names);
         // One removed since the listing is no image; any other error is one that people must see.
         let mut images: Vec<ImageEntry> = names.manifests.iter().map(entry).filter(is_there).collect();
+        images.extend(names.lost.iter().map(|id| ImageEntry {
+            id: *id,
+            manifest: Err(Error::MissingManifest { image: *id }),
+            confirmed: true,
+            forgotten: None,
+            protected: names.marks.contains(&(*id, MarkKind::Protected.suffix())),
+        }));
         let key = |entry: &ImageEntry| match &entry.manifest {
             Ok(manifest) => (0, manifest.created.parse::<jiff::Timestamp>().ok(), entry.id),
             Err(_) => (1, None, entry.id),
@@ -173,7 +181,7 @@ impl Store {
         self.check_writable()?;
         let names = self.objects().image_names()?;
         for id in ids {
-            if !names.manifests.contains(id) {
+            if !names.manifests.contains(id) && !names.lost.contains(id) {
                 return Err(Error::NoImage { image: *id });
             }
             if names.marks.contains(&(*id, MarkKind::Protected.suffix())) {
@@ -204,8 +212,8 @@ impl Store {
     /// Sets or removes the mark that forget and retention rules respect.
     pub fn protect(&self, id: ImageId, on: bool) -> Result<(), Error> {
         self.check_writable()?;
-        self.objects().manifest(id)?;
         if on {
+            self.objects().manifest(id)?;
             return self.mark(id, MarkKind::Protected);
         }
         delete(self.objects(), self.powers().delete.as_ref(), &mark_name(id, MarkKind::Protected))

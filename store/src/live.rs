@@ -40,13 +40,7 @@ impl Live {
             return Ok(());
         }
         if let Some(root) = &manifest.root {
-            let top = Child {
-                id: root.id,
-                pack: root.pack,
-                offset: root.offset,
-                stored_bytes: root.stored_bytes,
-                plain_bytes: root.plain_bytes,
-            };
+            let top = root.child();
             let unreadable = |source| match source {
                 error @ (Error::Chunk { .. } | Error::Table { .. }) => {
                     Error::UnreadableImage { image, source: Box::new(error) }

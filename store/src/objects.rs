@@ -21,8 +21,8 @@ const TAIL_GUESS_BYTES: u64 = 64 << 10;
 
 pub(crate) const CONFIG_NAMES: [&str; 2] = ["config", "config.copy"];
 
-/// Records of moves, and those that can't be read.
-type AllMoves = (Vec<(SessionId, Moves)>, Vec<(Name, Error)>);
+/// A record as it was found: its object, its id, and what it says or why it can't be read.
+type FoundRecord<R> = (Name, SessionId, Result<R, Error>);
 
 /// Typed access to a backend. Holds no power to delete.
 #[derive(Clone, Debug)]
@@ -52,6 +52,8 @@ pub(crate) struct ImageNames {
     pub(crate) manifests: Vec<ImageId>,
     /// Markers there are, readable or not.
     pub(crate) marks: HashSet<(ImageId, &'static str)>,
+    /// Confirmed images, not forgotten, whose manifest is gone.
+    pub(crate) lost: Vec<ImageId>,
 }
 
 fn name(text: &str) -> Name {
@@ -178,7 +180,26 @@ impl Objects {
                 names.marks.insert((id, kind.suffix()));
             }
         }
+        names.lost = self.lost_manifests(&names)?;
         Ok(names)
+    }
+
+    /// A collector takes the manifest first and the tombstone last, so a lone `ok` is a loss; unless the image was
+    /// published while the listing ran.
+    fn lost_manifests(&self, names: &ImageNames) -> Result<Vec<ImageId>, Error> {
+        let manifests: HashSet<ImageId> = names.manifests.iter().copied().collect();
+        let mut lost = Vec::new();
+        for (image, suffix) in &names.marks {
+            let alone = *suffix == MarkKind::Ok.suffix()
+                && !manifests.contains(image)
+                && !names.marks.contains(&(*image, MarkKind::Forgotten.suffix()));
+            let exists = || self.backend.exists(&image_name(*image)).map_err(|source| self.fail(source));
+            if alone && !exists()? {
+                lost.push(*image);
+            }
+        }
+        lost.sort_unstable();
+        Ok(lost)
     }
 
     pub(crate) fn manifest(&self, image: ImageId) -> Result<Manifest, Error> {
@@ -236,20 +257,26 @@ impl Objects {
         }
     }
 
-    /// All records of a folder; one that went away meanwhile is left out, a damaged one is an error.
-    fn records<R: Record>(&self, folder: &str) -> Result<Vec<(SessionId, R)>, Error> {
+    /// All records of a folder, damaged ones as errors; one that went away meanwhile is left out.
+    fn records_as_they_are<R: Record>(&self, folder: &str) -> Result<Vec<FoundRecord<R>>, Error> {
         let mut records = Vec::new();
         for entry in self.list(folder)? {
             let Ok(id) = last(&entry.name).parse() else { continue };
-            if let Some(record) = self.record(&entry.name)? {
-                records.push((id, record));
+            match self.record(&entry.name) {
+                Ok(Some(record)) => records.push((entry.name, id, Ok(record))),
+                Ok(None) => {}
+                Err(error) if error.family() == crate::Family::Damaged => {
+                    records.push((entry.name, id, Err(error)));
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(records)
     }
 
     pub(crate) fn condemned(&self) -> Result<Vec<(SessionId, Condemned)>, Error> {
-        self.records("condemned")
+        let records = self.records_as_they_are("condemned")?;
+        records.into_iter().map(|(_, id, record)| Ok((id, record?))).collect()
     }
 
     /// All packs that any record condemns.
@@ -264,26 +291,23 @@ impl Objects {
 
     /// The records of moves that can be read: they are hints (I9), so a damaged one is as good as none.
     pub(crate) fn moves(&self) -> Result<Vec<(SessionId, Moves)>, Error> {
-        Ok(self.moves_as_they_are()?.0)
+        let readable = |(_, id, record): FoundRecord<Moves>| Some((id, record.ok()?));
+        Ok(self.records_as_they_are("moves")?.into_iter().filter_map(readable).collect())
     }
 
-    /// The names and causes of those that can't be read.
+    /// The names and causes of records of moves that can't be read.
     pub(crate) fn damaged_moves(&self) -> Result<Vec<(Name, Error)>, Error> {
-        Ok(self.moves_as_they_are()?.1)
+        self.damaged_records::<Moves>("moves")
     }
 
-    fn moves_as_they_are(&self) -> Result<AllMoves, Error> {
-        let (mut moves, mut damaged) = (Vec::new(), Vec::new());
-        for entry in self.list("moves")? {
-            let Ok(id) = last(&entry.name).parse() else { continue };
-            match self.record(&entry.name) {
-                Ok(Some(record)) => moves.push((id, record)),
-                Ok(None) => {}
-                Err(error) if error.family() == crate::Family::Damaged => damaged.push((entry.name, error)),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok((moves, damaged))
+    /// The names and causes of condemn records that can't be read.
+    pub(crate) fn damaged_condemned(&self) -> Result<Vec<(Name, Error)>, Error> {
+        self.damaged_records::<Condemned>("condemned")
+    }
+
+    fn damaged_records<R: Record>(&self, folder: &str) -> Result<Vec<(Name, Error)>, Error> {
+        let records = self.records_as_they_are::<R>(folder)?;
+        Ok(records.into_iter().filter_map(|(name, _, record)| Some((name, record.err()?))).collect())
     }
 
     /// Old pack -> packs that hold its chunks, over all records.

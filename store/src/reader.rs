@@ -9,7 +9,6 @@ use crate::id::{ChunkId, PackId};
 use crate::manifest::Manifest;
 use crate::objects::{Objects, pack_name};
 use crate::pack::PackEntry;
-use crate::stored::StoredChunk;
 use crate::table::{Child, Entry, Table, TableRef};
 use crate::{Error, backend};
 use lru::LruCache;
@@ -27,6 +26,33 @@ const GAP_BYTES_MAX: u64 = 64 << 10;
 const RANGE_BYTES_MAX: u64 = 8 << 20;
 /// `moves` name packs that were themselves moved: followed no further than this, in case records form a ring.
 const MOVES_MAX: usize = 64;
+
+/// A chunk of an image, with the hint where its blob was (I9).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StoredChunk {
+    /// The chunk.
+    pub id: ChunkId,
+    /// Its bytes.
+    pub bytes: u32,
+    /// Pack that held it, …
+    pub pack: PackId,
+    /// … where in it, …
+    pub offset: u32,
+    /// … and bytes of the blob.
+    pub stored_bytes: u32,
+}
+
+impl StoredChunk {
+    pub(crate) fn new(child: &Child) -> StoredChunk {
+        let Child { id, pack, offset, stored_bytes, plain_bytes: bytes } = *child;
+        StoredChunk { id, bytes, pack, offset, stored_bytes }
+    }
+
+    pub(crate) fn as_child(&self) -> Child {
+        let StoredChunk { id, bytes: plain_bytes, pack, offset, stored_bytes } = *self;
+        Child { id, pack, offset, stored_bytes, plain_bytes }
+    }
+}
 
 type Listing = Arc<[PackEntry]>;
 
@@ -77,13 +103,7 @@ impl Reader {
 
     /// The table that a manifest names as its root.
     pub(crate) fn root(&self, root: &TableRef) -> Result<Arc<Table>, Error> {
-        let child = Child {
-            id: root.id,
-            pack: root.pack,
-            offset: root.offset,
-            stored_bytes: root.stored_bytes,
-            plain_bytes: root.plain_bytes,
-        };
+        let child = root.child();
         self.table(&child, root.level)
     }
 
@@ -265,13 +285,7 @@ impl Reader {
         let mut packs = HashSet::new();
         if let Some(root) = &manifest.root {
             packs.insert(root.pack);
-            let child = Child {
-                id: root.id,
-                pack: root.pack,
-                offset: root.offset,
-                stored_bytes: root.stored_bytes,
-                plain_bytes: root.plain_bytes,
-            };
+            let child = root.child();
             self.collect_packs(&child, root.level, known)?;
             let mut todo = vec![root.id];
             let mut seen = HashSet::new();

@@ -4,9 +4,8 @@
 //! removed and begun anew. A read that fails or whose check fails is a miss. Knows nothing of what the packs hold.
 
 use crate::Error;
-use crate::catalogue::record_check;
 use crate::codec::ChunkKind;
-use crate::id::{ChunkId, PackId};
+use crate::id::{ChunkId, PackId, blake3_of};
 use crate::pack::PackEntry;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -160,6 +159,12 @@ impl Records {
 fn size_of(key: &[u8], value: &[u8]) -> Option<(PackId, u64)> {
     let size = value.get(8..16)?;
     Some((PackId(key.try_into().ok()?), u64::from_le_bytes(size.try_into().ok()?)))
+}
+
+/// The check that a record of the catalogue carries.
+fn record_check(bytes: &[u8]) -> [u8; 8] {
+    let hash = blake3_of(bytes);
+    [hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7]]
 }
 
 fn encode(pack_bytes: u64, entries: &[PackEntry]) -> Vec<u8> {

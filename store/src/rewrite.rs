@@ -27,25 +27,12 @@ pub(crate) fn without(
     let lost: HashSet<PackId> = lost.iter().copied().collect();
     let reader = writer.store().reader();
     let mut affected = Affected::new();
-    let top = Child {
-        id: root.id,
-        pack: root.pack,
-        offset: root.offset,
-        stored_bytes: root.stored_bytes,
-        plain_bytes: root.plain_bytes,
-    };
+    let top = root.child();
     find(reader, &top, root.level, &lost, &mut affected)?;
     store_chunks(writer, reader, &lost, &affected)?;
     let replaced = writer.with_tables(|sink| replace(writer, sink, &lost, &affected))?;
     let new = replaced.get(&root.id).map_or(top, |(child, _)| *child);
-    Ok(Some(TableRef {
-        level: root.level,
-        id: new.id,
-        pack: new.pack,
-        offset: new.offset,
-        stored_bytes: new.stored_bytes,
-        plain_bytes: new.plain_bytes,
-    }))
+    Ok(Some(TableRef::of(root.level, &new)))
 }
 
 fn find(

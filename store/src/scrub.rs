@@ -4,9 +4,10 @@
 //! is condemned, so that its chunks count as absent and the next capture of the same disk stores them again.
 //! Knows nothing of what the bytes mean to a filesystem.
 
+use crate::error::line;
 use crate::id::{ChunkId, ImageId, PackId, SessionId, blake3_of};
 use crate::manifest::Manifest;
-use crate::objects::{CONFIG_NAMES, condemned_name, delete, fixed_name, image_name, pack_name};
+use crate::objects::{CONFIG_NAMES, condemned_name, delete, fixed_name, pack_name};
 use crate::pack::{self, PACK_BYTES_MAX};
 use crate::reader::KnownPacks;
 use crate::session::{self, Condemned, MarkKind, Reason};
@@ -97,11 +98,14 @@ struct Scrub<'a> {
 impl Store {
     /// Looks for damage. Takes the writer's lock, as it may condemn packs.
     pub fn scrub(&self, options: &ScrubOptions, progress: &dyn Progress) -> Result<ScrubReport, Error> {
-        let work = Work::begin(self, "scrub", options.lock_wait, false)?;
+        // Its own caches: what was read before the damage must not hide it.
+        let fresh = Store::with_powers(self.powers().clone())?;
+        let work = Work::begin_mending(&fresh, "scrub", options.lock_wait)?;
         work.tell(progress);
         let report = ScrubReport::default();
         let (damaged, bad) = (HashMap::new(), HashSet::new());
         let mut scrub = Scrub { work, progress, report, damaged, bad };
+        scrub.report_mended();
         scrub.check_config()?;
         scrub.check_records()?;
         let packs = scrub.work.objects().packs()?;
@@ -111,17 +115,6 @@ impl Store {
         scrub.condemn_damaged()?;
         Ok(scrub.report)
     }
-}
-
-/// The error and its causes in one line.
-fn line(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 impl Scrub<'_> {
@@ -149,8 +142,15 @@ impl Scrub<'_> {
         Ok(())
     }
 
-    /// A damaged record of moves goes: what it said is in the trailers. A damaged condemn record has stopped this
-    /// scrub before it began, as it stops captures and collections.
+    /// Damaged condemn records that were removed under the lock, before the catalogue was opened.
+    fn report_mended(&mut self) {
+        for (name, error) in self.work.mended().to_vec() {
+            self.find(&name, error);
+            self.report.repaired.push(format!("{name}: removed, as no collector is at work"));
+        }
+    }
+
+    /// A damaged record of moves goes: what it said is in the trailers.
     fn check_records(&mut self) -> Result<(), Error> {
         for (name, error) in self.work.objects().damaged_moves()? {
             self.find(name.as_str(), line(&error));
@@ -177,21 +177,14 @@ impl Scrub<'_> {
                 }
             }
         }
+        for id in &names.lost {
+            let finding = self.find(&format!("images/{id}"), line(&Error::MissingManifest { image: *id }));
+            self.report.findings[finding].hits.push(Hit { image: *id, offset: 0, bytes: u64::MAX });
+        }
         for (id, suffix) in &names.marks {
             let Some(kind) = MarkKind::ALL.into_iter().find(|kind| kind.suffix() == *suffix) else {
                 continue;
             };
-            let forgotten = names.marks.contains(&(*id, MarkKind::Forgotten.suffix()));
-            // A collector takes the manifest first and the tombstone last.
-            if kind == MarkKind::Ok && !forgotten && !names.manifests.contains(id) {
-                let exists = self.work.objects().backend.exists(&image_name(*id));
-                if !exists.map_err(|source| self.work.objects().fail(source))? {
-                    self.find(
-                        &format!("images/{id}"),
-                        format!("image {id}: manifest: missing, though it was confirmed"),
-                    );
-                }
-            }
             if let Err(error) = self.work.objects().mark(*id, kind) {
                 self.find(&format!("images/{id}.{suffix}"), line(&error));
                 self.mend_mark(*id, kind, &images)?;
@@ -289,13 +282,7 @@ impl Scrub<'_> {
         let mut known = KnownPacks::default();
         for (id, manifest) in images {
             let Some(root) = &manifest.root else { continue };
-            let top = Child {
-                id: root.id,
-                pack: root.pack,
-                offset: root.offset,
-                stored_bytes: root.stored_bytes,
-                plain_bytes: root.plain_bytes,
-            };
+            let top = root.child();
             let needed = self.work.store().reader().packs_of(manifest, &mut known);
             let in_doubt = |pack: &PackId| !packs.contains_key(pack) || self.damaged.contains_key(pack);
             // With an unreadable upper table the walk below says what is hit.

@@ -96,13 +96,7 @@ impl Store {
 impl Needs {
     fn add_image(&mut self, owner: u32, manifest: &Manifest, reader: &Reader) -> Result<(), Error> {
         let Some(root) = &manifest.root else { return Ok(()) };
-        let top = Child {
-            id: root.id,
-            pack: root.pack,
-            offset: root.offset,
-            stored_bytes: root.stored_bytes,
-            plain_bytes: root.plain_bytes,
-        };
+        let top = root.child();
         self.add_table(owner, &top, root.level, reader)
     }
 

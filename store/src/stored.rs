@@ -4,26 +4,11 @@
 //! Knows nothing of where blobs are: that is `reader`.
 
 use crate::Error;
-use crate::id::{ChunkId, ImageId, PackId};
+use crate::id::ImageId;
 use crate::manifest::Manifest;
-use crate::reader::Reader;
-use crate::table::{Child, Entry, Table};
+use crate::reader::{Reader, StoredChunk};
+use crate::table::{Entry, Table};
 use std::sync::Arc;
-
-/// A chunk of an image, with the hint where its blob was (I9).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct StoredChunk {
-    /// The chunk.
-    pub id: ChunkId,
-    /// Its bytes.
-    pub bytes: u32,
-    /// Pack that held it, …
-    pub pack: PackId,
-    /// … where in it, …
-    pub offset: u32,
-    /// … and bytes of the blob.
-    pub stored_bytes: u32,
-}
 
 /// What stands at one place of an image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,7 +107,7 @@ impl StoredImage {
                     }
                     Entry::Bad { bytes } => runs.push(PlacedRun { offset, run: Run::Bad { bytes: *bytes } }),
                     Entry::Child { child, .. } if table.level == 0 => {
-                        runs.push(PlacedRun { offset, run: Run::Chunk(stored_chunk(child)) });
+                        runs.push(PlacedRun { offset, run: Run::Chunk(StoredChunk::new(child)) });
                     }
                     Entry::Child { child, bytes } => {
                         let below = self.reader.table(child, table.level - 1)?;
@@ -143,27 +128,5 @@ impl StoredImage {
     /// Plain bytes of the chunks, in the order asked, hash-checked (I3).
     pub fn fetch(&self, chunks: &[StoredChunk]) -> Vec<Result<Vec<u8>, Error>> {
         self.reader.fetch(chunks)
-    }
-}
-
-pub(crate) fn stored_chunk(child: &Child) -> StoredChunk {
-    StoredChunk {
-        id: child.id,
-        bytes: child.plain_bytes,
-        pack: child.pack,
-        offset: child.offset,
-        stored_bytes: child.stored_bytes,
-    }
-}
-
-impl StoredChunk {
-    pub(crate) fn as_child(&self) -> Child {
-        Child {
-            id: self.id,
-            pack: self.pack,
-            offset: self.offset,
-            stored_bytes: self.stored_bytes,
-            plain_bytes: self.bytes,
-        }
     }
 }

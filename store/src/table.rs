@@ -67,6 +67,25 @@ pub struct TableRef {
     pub plain_bytes: u32,
 }
 
+impl TableRef {
+    /// The root as a table above it would name it.
+    pub(crate) fn child(&self) -> Child {
+        Child {
+            id: self.id,
+            pack: self.pack,
+            offset: self.offset,
+            stored_bytes: self.stored_bytes,
+            plain_bytes: self.plain_bytes,
+        }
+    }
+
+    /// A root of this level.
+    pub(crate) fn of(level: u8, child: &Child) -> TableRef {
+        let Child { id, pack, offset, stored_bytes, plain_bytes } = *child;
+        TableRef { level, id, pack, offset, stored_bytes, plain_bytes }
+    }
+}
+
 /// Why some bytes are no table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TableError {

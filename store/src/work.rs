@@ -3,6 +3,7 @@
 //! Promise: when it goes, however it goes short of a kill, the session's record goes and the catalogue is closed.
 
 use crate::catalogue::{Catalogue, CatalogueState};
+use crate::error::line;
 use crate::id::{ImageId, SessionId};
 use crate::lock::StoreLock;
 use crate::objects::{self, Objects, session_name};
@@ -17,6 +18,7 @@ pub(crate) struct Work {
     session: SessionId,
     catalogue: Option<Catalogue>,
     state: CatalogueState,
+    mended: Vec<(String, String)>,
     // Last: it must outlive the catalogue, whose files it guards.
     lock: Option<StoreLock>,
 }
@@ -24,6 +26,26 @@ pub(crate) struct Work {
 impl Work {
     /// Steps 1 and 2 of DESIGN §5.3: the lock, the session, then the condemn records, then the list of packs.
     pub(crate) fn begin(store: &Store, what: &str, lock_wait: Duration, anew: bool) -> Result<Work, Error> {
+        let mut work = Work::lock(store, what, lock_wait)?;
+        work.open_catalogue(anew)?;
+        Ok(work)
+    }
+
+    /// As `begin`, removing condemn records that can't be read when there is a lock: under it no collector lives that
+    /// could act on one, so what it condemned is as good as any pack again. Without a lock they are an error, as always.
+    pub(crate) fn begin_mending(store: &Store, what: &str, lock_wait: Duration) -> Result<Work, Error> {
+        let mut work = Work::lock(store, what, lock_wait)?;
+        if work.is_locked() {
+            for (name, error) in store.objects().damaged_condemned()? {
+                objects::delete(store.objects(), store.powers().delete.as_ref(), &name)?;
+                work.mended.push((name.to_string(), line(&error)));
+            }
+        }
+        work.open_catalogue(false)?;
+        Ok(work)
+    }
+
+    fn lock(store: &Store, what: &str, lock_wait: Duration) -> Result<Work, Error> {
         store.check_writable()?;
         let objects = store.objects();
         let holders = || {
@@ -33,15 +55,17 @@ impl Work {
         sweep_dead_sessions(store)?;
         let session = SessionId::random();
         objects.put(&session_name(session), &session::encode(&SessionInfo::of_this_process(what)))?;
-        let mut work =
-            Work { store: store.clone(), session, catalogue: None, state: CatalogueState::default(), lock };
-        let condemned = objects.condemned_packs()?;
-        let records = store.powers().records(&store.config().store_id, anew)?;
-        let (catalogue, state) = Catalogue::open(objects.clone(), records, &condemned)?;
-        work.catalogue = Some(catalogue);
-        work.state = state;
-        work.confirm_pending()?;
-        Ok(work)
+        let state = CatalogueState::default();
+        Ok(Work { store: store.clone(), session, catalogue: None, state, mended: Vec::new(), lock })
+    }
+
+    fn open_catalogue(&mut self, anew: bool) -> Result<(), Error> {
+        let condemned = self.objects().condemned_packs()?;
+        let records = self.store.powers().records(&self.store.config().store_id, anew)?;
+        let (catalogue, state) = Catalogue::open(self.objects().clone(), records, &condemned)?;
+        self.catalogue = Some(catalogue);
+        self.state = state;
+        self.confirm_pending()
     }
 
     /// Images whose writer died between manifest and marker: anybody may run the post-check in its place.
@@ -83,6 +107,11 @@ impl Work {
 
     pub(crate) fn state(&self) -> &CatalogueState {
         &self.state
+    }
+
+    /// Records that were damaged and are gone now, with what was wrong with them.
+    pub(crate) fn mended(&self) -> &[(String, String)] {
+        &self.mended
     }
 
     /// Says what beginning took, when that is out of the ordinary.

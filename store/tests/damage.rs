@@ -296,8 +296,12 @@ fn run_case(scene: &Scene, target: &Target, damage: Damage, next: Next) -> bool 
     }
     found += scrub(&open(&memory)).unwrap_or_else(|error| panic!("scrub: {error:?}")).findings.len();
     // After gc and capture, what was damaged may have been taken away or written anew.
+    // A pack whose every needed chunk has a copy elsewhere is no loss: to be told from one that gc took away it would
+    // have to be needed.
+    let redundant =
+        || damage == Damage::Delete && check_reads(&open(&memory), &scene.images).len() == scene.images.len();
     if matters(damage, target.part) && matches!(next, Next::Scrub | Next::Read) {
-        assert!(found > 0, "scrub found nothing");
+        assert!(found > 0 || redundant(), "scrub found nothing");
     }
     let tables = target.part.starts_with("pack") && holds_tables(&bytes_of(&scene.memory, &target.name));
     heal(&memory, &scene.images, tables);
