@@ -7,10 +7,15 @@
 // A test helper's only error handling is to fail the test where it stands.
 #![allow(clippy::unwrap_used)]
 
+pub mod disks;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
+
+/// Two seconds: far longer than from a fork to its exec.
+const UMOUNT_TRIES: u32 = 100;
 
 /// The `cas` binary, built once for a test run in the profile of the tests.
 pub fn cas_path() -> &'static Path {
@@ -77,8 +82,16 @@ pub fn capture(store: &Path, source: &Path, more: &[&str]) -> String {
     let mut arguments = vec!["capture", source.as_str(), "--json", "--quiet"];
     arguments.extend(more);
     let text = cas_ok(store, &arguments);
-    let summary = text.lines().rev().find_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()).unwrap();
+    let summary =
+        text.lines().rev().find_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()).unwrap();
     summary["image"].as_str().or(summary["id"].as_str()).unwrap().to_string()
+}
+
+/// The JSON that a run ended with: its summary, or its one document.
+#[track_caller]
+pub fn summary(stdout: &str) -> serde_json::Value {
+    let last = stdout.lines().rev().find_map(|line| serde_json::from_str(line).ok());
+    last.unwrap_or_else(|| panic!("no JSON in {stdout:?}"))
 }
 
 /// Runs another program; fails the test, with the way to get the program, when it is missing or says no.
@@ -132,7 +145,8 @@ impl Loop {
     pub fn partition(&self, number: u32) -> PathBuf {
         let path = PathBuf::from(format!("{}p{number}", self.text()));
         if !path.exists() {
-            run("partx", &["--update", self.text()]);
+            // One by one: all at once, partx leaves out logical ones.
+            run("partx", &["--update", "--nr", &number.to_string(), self.text()]);
         }
         path
     }
@@ -171,6 +185,13 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        Command::new("umount").arg(&self.folder).output().ok();
+        // A child that another thread has just forked holds our files until it becomes its program.
+        for _ in 0..UMOUNT_TRIES {
+            let output = Command::new("umount").arg(&self.folder).output();
+            if output.is_ok_and(|output| output.status.success()) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
     }
 }

@@ -6,9 +6,13 @@
 // Seeds and figures are printed: cargo shows them when a test fails, or with --nocapture.
 #![allow(clippy::print_stdout)]
 
+mod beside;
 mod damage;
 mod full;
 mod golden;
 mod kills;
+mod refusals;
+mod roundtrip;
+mod sources;
 mod tidy;
 mod words;
