@@ -1,5 +1,5 @@
-//! Whether the stages explain the whole: their sum, in one thread, against a capture in one thread. What a capture takes for itself is that of a tiny disk
-//! into the same store.
+//! Whether the stages explain the whole: their sum, in one thread, against a capture in one thread. What a capture
+//! takes for itself is the time of capturing a tiny disk into the same store.
 //!
 //! Promise: all of them, on the same data, in each round; medians are compared. If sum and whole disagree, something in
 //! a capture is not understood. Knows nothing of how stages are measured.

@@ -18,6 +18,7 @@ use store::{Compression, GcOptions, Home, ImageId, ScrubOptions, Store, StoredIm
 use crate::CHILD;
 use crate::data::MadeUpDisk;
 use crate::measure::{Measure, measure};
+use crate::slow;
 
 /// What a child is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,6 +37,7 @@ pub(crate) struct Job {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Work {
     Capture(Source),
+    CaptureToSlowStore(MadeUpDisk),
     RestoreToFile { image: usize, target: PathBuf, write_all: bool },
     RestoreToNothing { image: usize },
     Verify { image: usize },
@@ -101,7 +103,7 @@ impl Job {
             | Work::RestoreToNothing { image }
             | Work::Verify { image }
             | Work::ForgetAndCollect { image } => *image,
-            Work::Capture(_) | Work::Scrub | Work::Stats => return Ok(None),
+            Work::Capture(_) | Work::CaptureToSlowStore(_) | Work::Scrub | Work::Stats => return Ok(None),
         };
         let images = self.open()?.images()?;
         let entry = images.get(place).with_context(|| format!("no image {place} of {}", images.len()))?;
@@ -117,6 +119,9 @@ impl Job {
         };
         match &self.work {
             Work::Capture(source) => self.capture(&store, source),
+            Work::CaptureToSlowStore(disk) => {
+                self.capture_made_up(&Store::open(&slow::home(&self.store)?)?, disk)
+            }
             Work::RestoreToFile { target, write_all, .. } => {
                 self.restore_to_file(&stored()?, target, *write_all)
             }
@@ -153,12 +158,14 @@ impl Job {
                 let device = Device::open(path)?;
                 self.capture_device(store, &device, device.identity().clone())
             }
-            Source::MadeUp(disk) => {
-                let size_bytes = disk.size_bytes();
-                let identity = Identity { name: "made-up".into(), size_bytes, ..Identity::stream() };
-                self.capture_device(store, disk, identity)
-            }
+            Source::MadeUp(disk) => self.capture_made_up(store, disk),
         }
+    }
+
+    fn capture_made_up(&self, store: &Store, disk: &MadeUpDisk) -> Result<u64> {
+        let size_bytes = disk.size_bytes();
+        let identity = Identity { name: "made-up".into(), size_bytes, ..Identity::stream() };
+        self.capture_device(store, disk, identity)
     }
 
     fn capture_device(&self, store: &Store, device: &dyn ReadAt, identity: Identity) -> Result<u64> {

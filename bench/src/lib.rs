@@ -14,6 +14,7 @@ pub mod measure;
 mod memory;
 mod place;
 mod sieve;
+mod slow;
 mod stages;
 mod whole;
 
@@ -27,7 +28,7 @@ pub const CHILD: &str = "--child";
 /// Part of every figure's meaning: never changed.
 const SEED: u64 = 20_261_122;
 const QUICK_BYTES: u64 = 256 << 20;
-const FULL_BYTES: u64 = 4 << 30;
+const FULL_BYTES: u64 = 2 << 30;
 /// Each measure is taken so often, with the others in between; tables show medians. Odd, so that a median is a measure.
 const ROUNDS: usize = 3;
 
@@ -43,7 +44,7 @@ struct Plan {
 type Bench = (&'static str, bool, fn(&Plan) -> Result<Vec<Measure>>);
 
 /// All benches: the stages in the order of a capture, then what is made of them.
-const BENCHES: [Bench; 12] = [
+const BENCHES: [Bench; 13] = [
     ("read", true, stages::read),
     ("cut", true, stages::cut),
     ("hash", true, stages::hash),
@@ -55,6 +56,7 @@ const BENCHES: [Bench; 12] = [
     ("whole", true, whole::made_up),
     ("real", false, whole::real),
     ("memory", false, memory::memory),
+    ("memory-threads", false, memory::threads),
     ("memory-all-data", false, memory::all_data),
 ];
 

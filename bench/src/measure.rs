@@ -71,15 +71,14 @@ impl Measure {
 /// All measures as a table on standard error, beside the JSON lines on standard output; of several with one name the
 /// median.
 pub fn print_table(measures: &[Measure]) {
+    let medians = medians(measures);
+    let width = medians.iter().map(|it| it.name.chars().count()).max().unwrap_or(0);
     let or_none = |bytes: Option<u64>| bytes.map_or("-".to_owned(), |bytes| format!("{:.0}", mib(bytes)));
-    let header = ("NAME", "MIB", "SECONDS", "MIB/S", "STORED", "MEMORY");
-    eprintln!(
-        "{:<44} {:>9} {:>9} {:>9} {:>9} {:>9}",
-        header.0, header.1, header.2, header.3, header.4, header.5
-    );
-    for it in medians(measures) {
+    let [mibs, seconds, rate, stored, memory] = ["MIB", "SECONDS", "MIB/S", "STORED", "MEMORY"];
+    eprintln!("{:<width$} {mibs:>8} {seconds:>8} {rate:>7} {stored:>7} {memory:>6}", "NAME");
+    for it in medians {
         eprintln!(
-            "{:<44} {:>9.0} {:>9.3} {:>9.0} {:>9} {:>9}",
+            "{:<width$} {:>8.0} {:>8.3} {:>7.0} {:>7} {:>6}",
             it.name,
             mib(it.bytes),
             it.seconds,
