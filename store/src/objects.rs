@@ -184,7 +184,7 @@ impl Objects {
         Ok(names)
     }
 
-    /// A collector takes the manifest first and the tombstone last, so a lone `ok` is a loss; unless the image was
+    /// A collector takes `ok`, manifest and tombstone in this order, so a lone `ok` is a loss; unless the image was
     /// published while the listing ran.
     fn lost_manifests(&self, names: &ImageNames) -> Result<Vec<ImageId>, Error> {
         let manifests: HashSet<ImageId> = names.manifests.iter().copied().collect();

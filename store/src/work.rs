@@ -73,7 +73,13 @@ impl Work {
         let names = self.objects().image_names()?;
         let marked = |id: &ImageId, kind: MarkKind| names.marks.contains(&(*id, kind.suffix()));
         let pending = |id: &&ImageId| !marked(id, MarkKind::Ok) && !marked(id, MarkKind::Forgotten);
-        for id in names.manifests.iter().filter(pending) {
+        let pending: Vec<&ImageId> = names.manifests.iter().filter(pending).collect();
+        if pending.is_empty() {
+            return Ok(());
+        }
+        // One that a collector is removing has lost its marker for good.
+        let condemned = self.objects().condemned_images()?;
+        for id in pending.into_iter().filter(|id| !condemned.contains(id)) {
             let Ok(manifest) = self.objects().manifest(*id) else { continue };
             // One that lacks packs stays unconfirmed, and is shown as such.
             if self.store.packs_lost(&manifest, None).is_ok_and(|lost| lost.is_empty()) {

@@ -276,7 +276,11 @@ fn run_case(scene: &Scene, target: &Target, damage: Damage, next: Next) -> bool 
             }
         }
         Next::Gc => {
-            let unreadable = |entry: &store::ImageEntry| entry.manifest.is_err() && entry.forgotten.is_none();
+            // A missing manifest is a reason to refuse only where a lock rules out that a collector took it.
+            let unreadable = |entry: &store::ImageEntry| {
+                !matches!(entry.manifest, Ok(_) | Err(Error::MissingManifest { .. }))
+                    && entry.forgotten.is_none()
+            };
             let refuses = store.images().unwrap().iter().any(unreadable);
             let result = gc(&store);
             if refuses {
