@@ -298,7 +298,7 @@ fn tell(context: &Context, plan: &RestorePlan, report: &RestoreReport, elapsed: 
     tell_damage(context, &report.damaged);
     if !report.finished {
         context.ui.warn(
-            "the start of the target was not written, so that it does not boot: --keep-damaged does so",
+            "the first and last MiB of the target were not written, so that it does not boot half-restored: --keep-damaged writes them",
         );
     }
     if !report.bad_ranges.is_empty() {

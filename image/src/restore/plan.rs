@@ -173,7 +173,8 @@ impl fmt::Display for Warning {
                 f.write_str("the image was taken while mounted read-write: filesystems need a check")
             }
             Warning::Excluded { volumes } => {
-                write!(f, "partitions {volumes:?} are not in the image: zeros will stand there")
+                let numbers: Vec<String> = volumes.iter().map(u32::to_string).collect();
+                write!(f, "not in the image, zeros will stand there: partition {}", numbers.join(", "))
             }
             Warning::BadRanges { ranges, bytes } => {
                 write!(
@@ -262,16 +263,15 @@ fn look(path: &Path, store: Option<&Path>) -> Result<TargetFacts, Error> {
         Err(_) if existing(path).starts_with("/dev") => return Ok(nothing(None)),
         Err(_) => return Ok(nothing(Some(TargetKind::NewFile))),
     };
-    let identity = Device::open(path)?.identity().clone();
     let is_root = kind == TargetKind::Device && disk::is_root_disk(path)?;
-    Ok(TargetFacts {
-        path: path.to_owned(),
-        kind: Some(kind),
-        identity,
-        uses: disk::uses(path)?,
-        is_root,
-        store,
-    })
+    let uses = disk::uses(path)?;
+    let identity = match Device::open(path) {
+        Ok(device) => device.identity().clone(),
+        // What must not be written is refused for that, whether or not it can be read.
+        Err(_) if is_root || !uses.is_empty() => nothing(None).identity,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(TargetFacts { path: path.to_owned(), kind: Some(kind), identity, uses, is_root, store })
 }
 
 /// Decides from facts alone.
