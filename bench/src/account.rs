@@ -37,7 +37,8 @@ const ROWS: [Row; 9] = [
     ("publish", &["publish"], &[]),
 ];
 /// Of a second one that finds nothing new.
-const ROWS_AGAIN: [Row; 5] = [ROWS[0], ROWS[1], ROWS[2], ROWS[3], ("look up", &["put/known"], &["hash"])];
+const ROWS_AGAIN: [Row; 6] =
+    [ROWS[0], ROWS[1], ROWS[2], ROWS[3], ROWS[4], ("look up", &["put/known"], &["hash"])];
 
 /// Measures all and prints the sums.
 pub(crate) fn account(plan: &Plan) -> Result<Vec<Measure>> {

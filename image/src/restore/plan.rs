@@ -268,7 +268,10 @@ fn look(path: &Path, store: Option<&Path>) -> Result<TargetFacts, Error> {
     let identity = match Device::open(path) {
         Ok(device) => device.identity().clone(),
         // What must not be written is refused for that, whether or not it can be read.
-        Err(_) if is_root || !uses.is_empty() => nothing(None).identity,
+        Err(_) if is_root || !uses.is_empty() => {
+            let kind = if kind == TargetKind::Device { DeviceKind::Disk } else { DeviceKind::File };
+            Identity { kind, ..nothing(None).identity }
+        }
         Err(error) => return Err(error.into()),
     };
     Ok(TargetFacts { path: path.to_owned(), kind: Some(kind), identity, uses, is_root, store })
