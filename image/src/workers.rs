@@ -13,10 +13,14 @@ use crate::{Error, Progress};
 /// More threads than this gain nothing on one device, and each has a window in memory.
 const THREADS_MAX: usize = 64;
 
-/// How many threads to use when the caller says 0: one for each processor.
+/// With more threads than this a restore's buffers alone come near the 512 MiB that an operation may take: only for who
+/// asks for them.
+const THREADS_DEFAULT_MAX: usize = 16;
+
+/// How many threads to use when the caller says 0: one for each processor, within reason.
 pub(crate) fn thread_count(asked: usize) -> usize {
     let count = match asked {
-        0 => thread::available_parallelism().map_or(1, usize::from),
+        0 => thread::available_parallelism().map_or(1, usize::from).min(THREADS_DEFAULT_MAX),
         asked => asked,
     };
     count.clamp(1, THREADS_MAX)

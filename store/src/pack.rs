@@ -103,10 +103,6 @@ impl PackBuilder {
         self.bytes.len()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// Adds a blob; the caller closes packs long before 4 GiB, so offsets fit.
     pub(crate) fn push(&mut self, id: ChunkId, kind: ChunkKind, plain_bytes: u32, blob: &[u8]) -> PackEntry {
         let entry = PackEntry {

@@ -20,7 +20,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Full packs being proved and published at once; more workers wait. Bounds memory at this many times 32 MiB and a bit.
+/// Full packs being proved and published at once; a worker with another one waits before it takes it out of the writer.
+/// Bounds memory at this many times 32 MiB, and one more being filled.
 const PACKS_IN_FLIGHT_MAX: usize = 2;
 /// Leaves that may wait for the open data pack to be closed: 64 segments' worth. Each has some 50 entries of 64 bytes
 /// (a thousand at worst, with 4 KiB chunks), so 3 to 64 MiB.
@@ -257,31 +258,40 @@ impl Writer {
         self.counters.new_chunks.fetch_add(1, Ordering::Relaxed);
         self.counters.new_bytes.fetch_add(u64::from(bytes), Ordering::Relaxed);
         self.counters.new_stored_bytes.fetch_add(blob.len() as u64, Ordering::Relaxed);
-        if let Some(full) = full {
-            self.publish_data(full)?;
+        if let Some((full, turn)) = full {
+            self.publish_data(full, turn)?;
         }
         Ok(place)
     }
 
-    /// Adds a blob to the open data pack; gives back the pack that was full before it.
-    fn append(&self, id: ChunkId, plain_bytes: u32, blob: &[u8]) -> (Place, Option<OpenPack>) {
-        let mut open = locked(&self.open);
+    /// Adds a blob to the open data pack. Whoever finds it full waits for a turn *before* taking it out, so that no more
+    /// packs are in memory than are being published, and one; it gets the full pack back, with the turn to publish it.
+    fn append(&self, id: ChunkId, plain_bytes: u32, blob: &[u8]) -> (Place, Option<(OpenPack, Turn<'_>)>) {
         let fits = |pack: &OpenPack| pack.builder.bytes() + blob.len() <= self.options.pack_bytes as usize;
+        let push = |open: &mut Option<OpenPack>| {
+            let pack = open.get_or_insert_with(|| self.open_pack());
+            let entry = pack.builder.push(id, ChunkKind::Data, plain_bytes, blob);
+            Place { slot: pack.slot, offset: entry.offset, stored_bytes: entry.stored_bytes }
+        };
+        let mut open = locked(&self.open);
+        if open.as_ref().is_none_or(fits) {
+            return (push(&mut open), None);
+        }
+        drop(open);
+        let turn = self.turn();
+        let mut open = locked(&self.open);
+        // Another thread may have closed it while we waited.
         let full = if open.as_ref().is_some_and(|pack| !fits(pack)) { open.take() } else { None };
-        let pack = open.get_or_insert_with(|| self.open_pack());
-        let entry = pack.builder.push(id, ChunkKind::Data, plain_bytes, blob);
-        (Place { slot: pack.slot, offset: entry.offset, stored_bytes: entry.stored_bytes }, full)
+        (push(&mut open), full.map(|pack| (pack, turn)))
     }
 
     fn open_pack(&self) -> OpenPack {
         OpenPack { slot: self.catalogue().reserve_slot(), builder: PackBuilder::new() }
     }
 
-    fn publish_data(&self, pack: OpenPack) -> Result<(), Error> {
-        if pack.builder.is_empty() {
-            return Ok(());
-        }
-        let ids = self.in_turn(|| self.work.publish(pack.slot, pack.builder))?;
+    fn publish_data(&self, pack: OpenPack, turn: Turn<'_>) -> Result<(), Error> {
+        let ids = self.work.publish(pack.slot, pack.builder)?;
+        drop(turn);
         for id in ids {
             let shard = self.shard(id);
             locked(&shard.claims).remove(&id);
@@ -290,24 +300,21 @@ impl Writer {
         self.settle(&mut locked(&self.tables))
     }
 
-    /// Runs with at most `PACKS_IN_FLIGHT_MAX` others.
-    fn in_turn<T>(&self, run: impl FnOnce() -> T) -> T {
+    /// Waits until fewer than `PACKS_IN_FLIGHT_MAX` packs are being published. Who holds a turn waits for nobody.
+    fn turn(&self) -> Turn<'_> {
         let mut flying = locked(&self.in_flight);
         while *flying >= PACKS_IN_FLIGHT_MAX {
             flying = self.landed.wait(flying).unwrap_or_else(PoisonError::into_inner);
         }
         *flying += 1;
-        drop(flying);
-        let result = run();
-        *locked(&self.in_flight) -= 1;
-        self.landed.notify_one();
-        result
+        Turn(self)
     }
 
     /// Closes and publishes the open data pack.
     fn seal_data(&self) -> Result<(), Error> {
+        let turn = self.turn();
         let open = locked(&self.open).take();
-        open.map_or(Ok(()), |pack| self.publish_data(pack))
+        open.map_or(Ok(()), |pack| self.publish_data(pack, turn))
     }
 
     /// One segment of the image. Segments are numbered from 0 without gaps, in any order, each once.
@@ -463,6 +470,16 @@ impl Writer {
         let mut tables = locked(&self.tables);
         let Tables { open, recent, .. } = &mut *tables;
         with(&mut TableSink { writer: self, open, recent })
+    }
+}
+
+/// The right to have a full pack in memory; given back when it goes.
+struct Turn<'a>(&'a Writer);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *locked(&self.0.in_flight) -= 1;
+        self.0.landed.notify_one();
     }
 }
 
