@@ -313,7 +313,9 @@ impl Scrub<'_> {
             let list = &mut self.report.findings[finding].hits;
             let room = list.len() < HITS_MAX;
             match list.last_mut() {
-                Some(last) if last.image == hit.image && last.offset + last.bytes == hit.offset => {
+                Some(last)
+                    if last.image == hit.image && last.offset.saturating_add(last.bytes) == hit.offset =>
+                {
                     last.bytes += hit.bytes
                 }
                 _ if room => list.push(hit),
@@ -356,7 +358,7 @@ impl Scrub<'_> {
                 }
                 _ => {}
             }
-            offset += entry.bytes();
+            offset = offset.saturating_add(entry.bytes());
         }
         Ok(())
     }

@@ -208,10 +208,9 @@ impl Table {
             return Err(TableError::PackOrder);
         }
         let entries = decode_entries(&header, &packs, rest)?;
-        let found =
-            entries.iter().try_fold(0u64, |sum, entry| sum.checked_add(entry.bytes())).unwrap_or(u64::MAX);
-        if found != header.covered {
-            return Err(TableError::Covered { expected: header.covered, found });
+        let found = entries.iter().try_fold(0u64, |sum, entry| sum.checked_add(entry.bytes()));
+        if found != Some(header.covered) {
+            return Err(TableError::Covered { expected: header.covered, found: found.unwrap_or(u64::MAX) });
         }
         Ok(Table { level: header.level, packs, entries })
     }
@@ -385,6 +384,18 @@ mod tests {
         ];
         prop::collection::vec(entry, 0..40)
             .prop_map(move |entries| Table::new(level, entries, [PackId([9; 32])]))
+    }
+
+    /// Found by fuzzing: lengths whose sum is beyond 64 bits, in a table that says it covers 2^64 - 1 bytes.
+    #[test]
+    fn lengths_that_add_up_beyond_64_bits_are_refused() {
+        let mut bytes = Table::new(0, vec![Entry::Bad { bytes: 1 }, Entry::Zeros { bytes: 2 }], []).encode();
+        let lengths_at = HEADER_BYTES + 2;
+        for at in [16, lengths_at, lengths_at + 8] {
+            bytes[at..at + 8].copy_from_slice(&u64::MAX.to_le_bytes());
+        }
+        let refused = Err(TableError::Covered { expected: u64::MAX, found: u64::MAX });
+        assert_eq!(Table::decode(&bytes), refused);
     }
 
     proptest! {
