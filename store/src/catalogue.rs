@@ -6,7 +6,7 @@
 //! Knows nothing of images.
 
 use crate::Error;
-use crate::fingers::FingerTable;
+use crate::fingers::{FingerTable, finger};
 use crate::id::{ChunkId, PackId};
 use crate::objects::Objects;
 use crate::pack::PackEntry;
@@ -78,11 +78,6 @@ impl CatalogueState {
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic elsewhere leaves a cache that is still a cache.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn finger(id: ChunkId) -> u32 {
-    let bytes = id.as_bytes();
-    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 
 impl Catalogue {

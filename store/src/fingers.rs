@@ -3,6 +3,14 @@
 //! Promise: every (fingerprint, place) put in is found again; a few others may be offered beside it.
 //! Knows nothing of chunks beyond 32 bits of their id.
 
+use crate::id::ChunkId;
+
+/// What the table knows of a chunk: the first 32 bits of its id.
+pub(crate) fn finger(id: ChunkId) -> u32 {
+    let bytes = id.as_bytes();
+    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
+
 /// A pack known to this process, by order of arrival; and which entry of its listing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Spot {

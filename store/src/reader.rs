@@ -4,7 +4,7 @@
 //! (I9): after the hint come `moves`, then the trailers of all packs. Knows nothing of devices.
 
 use crate::codec::{self, BlobError, ChunkKind};
-use crate::fingers::FingerTable;
+use crate::fingers::{FingerTable, finger};
 use crate::id::{ChunkId, PackId};
 use crate::manifest::Manifest;
 use crate::objects::{Objects, pack_name};
@@ -84,11 +84,6 @@ struct Everything {
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is guarded is a cache; a panic elsewhere leaves it usable.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn finger(id: ChunkId) -> u32 {
-    let bytes = id.as_bytes();
-    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 
 impl Reader {

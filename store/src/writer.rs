@@ -2,8 +2,9 @@
 //! The order of things and why it is safe: DESIGN §5.3.
 //!
 //! Promise: nothing is entered anywhere before the pack that holds it is published (I2) and was decoded again (I3);
-//! memory is bounded by the packs in flight and by the leaves that wait for them. No lock is held while hashing,
-//! compressing or publishing. Knows nothing of devices.
+//! memory is bounded by the packs in flight and by the leaves that wait for them. No lock is held while hashing or
+//! compressing chunks, nor while a data pack is published; packs of tables, which are few, are published under the tree's.
+//! Knows nothing of devices.
 
 use crate::catalogue::{Catalogue, Place};
 use crate::codec::{self, ChunkKind, Compression, chunk_id};
