@@ -8,9 +8,12 @@
 use std::sync::{Mutex, PoisonError};
 
 use disk::{AlignedBuffer, Extent, ReadAt};
-use store::{Description, ImageId, Manifest, NewChunk, NewRun, Store, Writer, WriterOptions};
+use store::{
+    Description, Guide, GuideSegment, ImageId, Manifest, NewChunk, NewRun, Store, Writer, WriterOptions,
+};
 
-use crate::cutter::{CutRule, CutRun, Cutter};
+use crate::cutter::{ChunkSink, CutRule, CutRun, Cutter};
+use crate::guided::{Guided, guide_of, guide_segment};
 use crate::rescue::Rescuer;
 use crate::segment::{BLOCK_BYTES, Grid, Segment, in_memory};
 use crate::source::join_extents;
@@ -95,7 +98,9 @@ fn capture_once(
     }
     progress.total(Some(source.bytes()));
     let rescuer = Rescuer::new(device, progress);
-    let job = Job { device, rescuer, rule, writer: &writer, window_bytes, progress, bad: Mutex::default() };
+    let guide = guide_of(store, &writer, parent);
+    let (guide, bad) = (guide.as_ref(), Mutex::default());
+    let job = Job { device, rescuer, rule, writer: &writer, guide, window_bytes, progress, bad };
     let room = carry_room(&rule);
     let buffer = || AlignedBuffer::new(room + window_bytes);
     let done = workers::run(options.threads, grid.len(), progress, buffer, |buffer, number| {
@@ -179,21 +184,23 @@ struct Job<'a> {
     rescuer: Rescuer<'a>,
     rule: CutRule,
     writer: &'a Writer,
+    guide: Option<&'a Guide>,
     window_bytes: usize,
     progress: &'a dyn Progress,
     bad: Mutex<Vec<Extent>>,
 }
 
 fn capture_segment(job: &Job, segment: &Segment, buffer: &mut [u8], room: usize) -> Result<(), Error> {
+    let guide = guide_segment(job.guide, segment.extent);
     let runs = if segment.excluded {
         job.progress.add(Counter::Done, segment.extent.bytes);
         vec![CutRun::Zeros(segment.extent.bytes)]
     } else {
-        read_segment(job, segment.extent, buffer, room)?
+        read_segment(job, segment.extent, &guide, buffer, room)?
     };
     let bad = bad_extents(segment.extent.offset, &runs);
     job.bad.lock().unwrap_or_else(PoisonError::into_inner).extend(bad);
-    submit(job.writer, segment.number, runs, job.progress)
+    submit(job.writer, segment.number, runs, &guide, job.progress)
 }
 
 /// Hands a segment's runs to the store and counts them.
@@ -201,6 +208,7 @@ pub(crate) fn submit(
     writer: &Writer,
     number: u64,
     runs: Vec<CutRun<NewChunk>>,
+    guide: &GuideSegment,
     progress: &dyn Progress,
 ) -> Result<(), Error> {
     for run in &runs {
@@ -212,7 +220,7 @@ pub(crate) fn submit(
         };
         progress.add(counter, bytes);
     }
-    writer.submit(number, runs.into_iter().map(new_run).collect())?;
+    writer.submit_guided(number, runs.into_iter().map(new_run).collect(), guide)?;
     Ok(())
 }
 
@@ -246,10 +254,11 @@ fn bad_extents(start: u64, runs: &[CutRun<NewChunk>]) -> Vec<Extent> {
 fn read_segment(
     job: &Job,
     segment: Extent,
+    guide: &GuideSegment,
     buffer: &mut [u8],
     room: usize,
 ) -> Result<Vec<CutRun<NewChunk>>, Error> {
-    let mut cutter = Cutter::new(job.rule, |plain: &[u8]| Ok(job.writer.put(plain)?));
+    let mut cutter = Cutter::new(job.rule, Guided::new(job.writer, guide));
     let mut offset = segment.offset;
     while offset < segment.end() {
         if job.progress.cancelled() {
@@ -279,12 +288,12 @@ fn read_segment(
 }
 
 /// Reads one piece into the window and feeds what is readable, with the bad ranges between.
-fn feed_data<P: FnMut(&[u8]) -> Result<NewChunk, Error>>(
+fn feed_data<S: ChunkSink>(
     job: &Job,
     data: Extent,
     buffer: &mut [u8],
     room: usize,
-    cutter: &mut Cutter<NewChunk, P>,
+    cutter: &mut Cutter<S>,
 ) -> Result<(), Error> {
     let end = room + in_memory(data.bytes);
     let bad = job.rescuer.read(data.offset, &mut buffer[room..end])?;

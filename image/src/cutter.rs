@@ -2,7 +2,7 @@
 //!
 //! Promise: the runs depend on the bytes, the bad ranges, the rule and the zero threshold only, whatever the windows
 //! are (I4). A zero run is never chunked; chunking starts anew after each zero run and bad range.
-//! Knows nothing of devices or stores: a closure takes the chunks.
+//! Knows nothing of devices or stores: a [`ChunkSink`] takes the chunks.
 //!
 //! The grid of zero blocks counts from the segment's start. A block that the segment's end or a bad range cuts short
 //! still counts as a block. A run of zero blocks shorter than the threshold is data.
@@ -48,11 +48,59 @@ impl CutRule {
     }
 }
 
+/// Where chunks go, and where some may be known to end.
+pub(crate) trait ChunkSink {
+    /// What became of a chunk.
+    type Chunk;
+
+    /// The chunk that `stretch` begins with, and its length, where it can be told without cutting: exactly the one that
+    /// the rule would cut. `at` counts from the segment's start; where `last`, the stretch ends with these bytes, else
+    /// more of it may follow.
+    fn take_known(&mut self, at: u64, stretch: &[u8], last: bool) -> Option<(usize, Self::Chunk)>;
+
+    /// Takes a chunk that the rule has cut.
+    fn take(&mut self, plain: &[u8]) -> Result<Self::Chunk, Error>;
+}
+
+/// Where an older state of the segment had a chunk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Landmark {
+    /// Counted from the segment's start.
+    pub(crate) offset: u64,
+    pub(crate) bytes: usize,
+    /// It ended where the rule cut, not where its stretch ended.
+    pub(crate) cut_by_rule: bool,
+}
+
+/// The landmark that begins where a stretch does, if the rule would cut there once more should the bytes be the same.
+///
+/// It would: a cut depends on the bytes before it only, as long as the stretch does not end sooner. A chunk that ended
+/// with its stretch says nothing about what the rule would have done with more bytes, so the stretch must end there again.
+/// `next` is where in `guide` (in order) to look; it only moves forward, as `at` does.
+pub(crate) fn landmark_at<'a, T>(
+    guide: &'a [T],
+    next: &mut usize,
+    landmark: impl Fn(&T) -> Landmark,
+    at: u64,
+    stretch_bytes: usize,
+    last: bool,
+) -> Option<&'a T> {
+    while guide.get(*next).is_some_and(|known| landmark(known).offset < at) {
+        *next += 1;
+    }
+    let found = guide.get(*next)?;
+    let Landmark { offset, bytes, cut_by_rule } = landmark(found);
+    let ends_alike = (cut_by_rule && bytes <= stretch_bytes) || (last && bytes == stretch_bytes);
+    (offset == at && ends_alike).then_some(found)
+}
+
 /// Cuts one segment. What `feed` returns must stand before the new bytes at the next call.
-pub(crate) struct Cutter<C, P> {
+pub(crate) struct Cutter<S: ChunkSink> {
     rule: CutRule,
-    put: P,
-    runs: Vec<CutRun<C>>,
+    sink: S,
+    runs: Vec<CutRun<S::Chunk>>,
+    /// Bytes of the segment in `runs`.
+    in_runs: u64,
     /// Bytes of the segment seen so far.
     position: u64,
     /// Uncut data bytes at the start of the carried rest.
@@ -62,9 +110,9 @@ pub(crate) struct Cutter<C, P> {
     zero_blocks: u64,
 }
 
-impl<C, P: FnMut(&[u8]) -> Result<C, Error>> Cutter<C, P> {
-    pub(crate) fn new(rule: CutRule, put: P) -> Cutter<C, P> {
-        Cutter { rule, put, runs: Vec::new(), position: 0, data: 0, zeros: 0, zero_blocks: 0 }
+impl<S: ChunkSink> Cutter<S> {
+    pub(crate) fn new(rule: CutRule, sink: S) -> Cutter<S> {
+        Cutter { rule, sink, runs: Vec::new(), in_runs: 0, position: 0, data: 0, zeros: 0, zero_blocks: 0 }
     }
 
     /// Bytes of the last call that must precede the new ones in the next.
@@ -124,6 +172,7 @@ impl<C, P: FnMut(&[u8]) -> Result<C, Error>> Cutter<C, P> {
     pub(crate) fn bad(&mut self, carried: &[u8], bytes: u64) -> Result<(), Error> {
         self.flush(carried)?;
         self.position += bytes;
+        self.in_runs += bytes;
         match self.runs.last_mut() {
             Some(CutRun::Bad(before)) => *before += bytes,
             _ => self.runs.push(CutRun::Bad(bytes)),
@@ -132,7 +181,7 @@ impl<C, P: FnMut(&[u8]) -> Result<C, Error>> Cutter<C, P> {
     }
 
     /// Ends the segment.
-    pub(crate) fn finish(mut self, carried: &[u8]) -> Result<Vec<CutRun<C>>, Error> {
+    pub(crate) fn finish(mut self, carried: &[u8]) -> Result<Vec<CutRun<S::Chunk>>, Error> {
         self.flush(carried)?;
         Ok(self.runs)
     }
@@ -150,6 +199,7 @@ impl<C, P: FnMut(&[u8]) -> Result<C, Error>> Cutter<C, P> {
     fn end_zeros(&mut self) {
         if self.zero_blocks >= self.rule.zero_blocks_min {
             self.runs.push(CutRun::Zeros(self.zeros));
+            self.in_runs += self.zeros;
         }
         (self.zeros, self.zero_blocks) = (0, 0);
     }
@@ -158,10 +208,18 @@ impl<C, P: FnMut(&[u8]) -> Result<C, Error>> Cutter<C, P> {
     fn cut(&mut self, stretch: &[u8], ends: bool) -> Result<usize, Error> {
         let least = if ends { 1 } else { self.rule.chunks.chunk_bytes_max() };
         let mut done = 0;
-        while stretch.len() - done >= least {
-            let length = self.rule.chunks.first_cut(&stretch[done..]);
-            let chunk = (self.put)(&stretch[done..done + length])?;
+        while done < stretch.len() {
+            let rest = &stretch[done..];
+            let (length, chunk) = match self.sink.take_known(self.in_runs, rest, ends) {
+                Some(known) => known,
+                None if rest.len() >= least => {
+                    let length = self.rule.chunks.first_cut(rest);
+                    (length, self.sink.take(&rest[..length])?)
+                }
+                None => break,
+            };
             self.runs.push(CutRun::Chunk(chunk));
+            self.in_runs += length as u64;
             done += length;
         }
         Ok(done)
@@ -192,9 +250,78 @@ mod tests {
     use crate::testing::random_bytes;
 
     const BLOCK: usize = 4096;
+    const CHUNK_BYTES_MAX: usize = 16384;
 
     fn rule(zero_blocks: u32) -> CutRule {
         CutRule::new("fastcdc:1024,4096,16384".parse().unwrap(), zero_blocks * 4096)
+    }
+
+    /// Cuts everything.
+    struct Keep;
+
+    impl ChunkSink for Keep {
+        type Chunk = Vec<u8>;
+        fn take_known(&mut self, _: u64, _: &[u8], _: bool) -> Option<(usize, Vec<u8>)> {
+            None
+        }
+        fn take(&mut self, plain: &[u8]) -> Result<Vec<u8>, Error> {
+            Ok(plain.to_vec())
+        }
+    }
+
+    /// Knows the chunks of an older state of the segment.
+    struct Guided {
+        guide: Vec<(Landmark, Vec<u8>)>,
+        next: usize,
+        /// Nothing is left out, and nothing has changed.
+        complete: bool,
+    }
+
+    impl ChunkSink for Guided {
+        type Chunk = Vec<u8>;
+        fn take_known(&mut self, at: u64, stretch: &[u8], last: bool) -> Option<(usize, Vec<u8>)> {
+            let (_, bytes) =
+                landmark_at(&self.guide, &mut self.next, |(landmark, _)| *landmark, at, stretch.len(), last)?;
+            stretch.starts_with(bytes).then(|| (bytes.len(), bytes.clone()))
+        }
+        fn take(&mut self, plain: &[u8]) -> Result<Vec<u8>, Error> {
+            // One of the greatest length that ends its stretch may be cut before the end of the stretch is seen.
+            assert!(!self.complete || plain.len() == CHUNK_BYTES_MAX, "cut what was known");
+            Ok(plain.to_vec())
+        }
+    }
+
+    /// What the runs of an older state tell.
+    fn guide(runs: &Runs) -> Vec<(Landmark, Vec<u8>)> {
+        let mut guide = Vec::new();
+        let mut offset = 0;
+        for (index, run) in runs.iter().enumerate() {
+            match run {
+                CutRun::Chunk(bytes) => {
+                    let cut_by_rule = matches!(runs.get(index + 1), Some(CutRun::Chunk(_)));
+                    guide.push((Landmark { offset, bytes: bytes.len(), cut_by_rule }, bytes.clone()));
+                    offset += bytes.len() as u64;
+                }
+                CutRun::Zeros(bytes) | CutRun::Bad(bytes) => offset += bytes,
+            }
+        }
+        guide
+    }
+
+    /// Writes noise or zeros over a range, inserts, removes, or copies one block onto another.
+    fn edit(bytes: &mut Vec<u8>, at: &prop::sample::Index, what: u8, length: usize, seed: u64) {
+        if bytes.is_empty() {
+            return;
+        }
+        let at = at.index(bytes.len());
+        let end = bytes.len().min(at + length);
+        match what {
+            0 => bytes[at..end].copy_from_slice(&random_bytes(seed, end - at)),
+            1 => bytes[at..end].fill(0),
+            2 => drop(bytes.splice(at..at, random_bytes(seed, length))),
+            3 => drop(bytes.drain(at..end)),
+            _ => bytes.truncate(at / BLOCK * BLOCK),
+        }
     }
 
     /// A chunk is told by its bytes: two ways of cutting agree only when they agree on every byte.
@@ -242,8 +369,14 @@ mod tests {
 
     /// As capture does it: window by window, a bad range or hole at a time. `holes` says of each window whether zeros in
     /// it are known to be a hole.
-    fn by_windows(bytes: &[u8], bad: &[Range<usize>], rule: CutRule, windows: &[(usize, bool)]) -> Runs {
-        let mut cutter = Cutter::new(rule, |plain: &[u8]| Ok(plain.to_vec()));
+    fn by_windows(
+        bytes: &[u8],
+        bad: &[Range<usize>],
+        rule: CutRule,
+        windows: &[(usize, bool)],
+        sink: impl ChunkSink<Chunk = Vec<u8>>,
+    ) -> Runs {
+        let mut cutter = Cutter::new(rule, sink);
         let mut windows = windows.iter().cycle();
         let mut carried: Vec<u8> = Vec::new();
         let mut at = 0;
@@ -325,8 +458,47 @@ mod tests {
         ) {
             let rule = rule(zero_blocks);
             let bad = bad_ranges(bytes.len(), &picks);
-            let found = by_windows(&bytes, &bad, rule, &windows);
+            let found = by_windows(&bytes, &bad, rule, &windows, Keep);
             prop_assert_eq!(found, by_definition(&bytes, &bad, rule));
+        }
+
+        /// I4: what an older image says about the segment changes nothing, whatever has changed since.
+        #[test]
+        fn a_guide_does_not_matter(
+            before in any_segment(),
+            edits in prop::collection::vec((any::<prop::sample::Index>(), 0u8..5, 1usize..3 * BLOCK, any::<u64>()), 0..6),
+            picks in prop::collection::vec((any::<prop::sample::Index>(), 1usize..20), 0..3),
+            picks_before in prop::collection::vec((any::<prop::sample::Index>(), 1usize..20), 0..3),
+            windows in prop::collection::vec((1usize..9, any::<bool>()), 1..9),
+            zero_blocks in 1u32..4,
+            left_out in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
+        ) {
+            let rule = rule(zero_blocks);
+            let mut guide = guide(&by_definition(&before, &bad_ranges(before.len(), &picks_before), rule));
+            for index in left_out {
+                if !guide.is_empty() {
+                    guide.remove(index.index(guide.len()));
+                }
+            }
+            let mut after = before;
+            edits.iter().for_each(|(at, what, length, seed)| edit(&mut after, at, *what, *length, *seed));
+            let bad = bad_ranges(after.len(), &picks);
+            let found = by_windows(&after, &bad, rule, &windows, Guided { guide, next: 0, complete: false });
+            prop_assert_eq!(found, by_definition(&after, &bad, rule));
+        }
+
+        /// Of an unchanged segment nothing is cut.
+        #[test]
+        fn an_unchanged_segment_is_all_known(
+            bytes in any_segment(),
+            zero_blocks in 1u32..4,
+            windows in prop::collection::vec((1usize..9, any::<bool>()), 1..9),
+        ) {
+            let rule = rule(zero_blocks);
+            let runs = by_definition(&bytes, &[], rule);
+            let sink = Guided { guide: guide(&runs), next: 0, complete: true };
+            let found = by_windows(&bytes, &[], rule, &windows, sink);
+            prop_assert_eq!(found, runs);
         }
 
         #[test]

@@ -9,10 +9,11 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use disk::{Extent, Identity, Layout};
-use store::{Store, Writer};
+use store::{Guide, Store, Writer};
 
 use crate::capture::{cut_rule, finish, give_up, newest_image_of, submit};
 use crate::cutter::{CutRule, Cutter};
+use crate::guided::{Guided, guide_of, guide_segment};
 use crate::segment::{check_segment_bytes, in_memory};
 use crate::workers::{Failure, thread_count};
 use crate::{CaptureOptions, Captured, Counter, Error, Note, Progress, SourceInfo, SourceRegion};
@@ -40,7 +41,9 @@ pub fn capture_stream(
         progress.note(Note::Store(&text));
     }
     progress.total(None);
-    match read_all(input, &writer, rule, segment_bytes, options.threads, progress) {
+    let guide = guide_of(store, &writer, parent);
+    let job = Job { writer: &writer, guide: guide.as_ref(), rule, segment_bytes, progress };
+    match read_all(input, &job, options.threads) {
         Err(error) => Err(give_up(writer, error)),
         Ok(bytes) => {
             source.identity.size_bytes = bytes;
@@ -60,17 +63,19 @@ struct Filled {
     bytes: usize,
 }
 
-/// Reads to the end; returns the number of bytes.
-fn read_all(
-    input: &mut dyn Read,
-    writer: &Writer,
+/// What reader and workers share.
+struct Job<'a> {
+    writer: &'a Writer,
+    guide: Option<&'a Guide>,
     rule: CutRule,
     segment_bytes: u64,
-    threads: usize,
-    progress: &dyn Progress,
-) -> Result<u64, Error> {
+    progress: &'a dyn Progress,
+}
+
+/// Reads to the end; returns the number of bytes.
+fn read_all(input: &mut dyn Read, job: &Job, threads: usize) -> Result<u64, Error> {
     let threads = thread_count(threads);
-    let buffers = (STREAM_BYTES_MAX / segment_bytes).clamp(2, threads as u64 + 1);
+    let buffers = (STREAM_BYTES_MAX / job.segment_bytes).clamp(2, threads as u64 + 1);
     let (to_workers, filled) = channel();
     let (to_reader, empty) = channel();
     for _ in 0..buffers {
@@ -83,11 +88,11 @@ fn read_all(
         for _ in 0..threads {
             let to_reader = to_reader.clone();
             let (filled, failure) = (&filled, &failure);
-            scope.spawn(move || cut_segments(filled, &to_reader, writer, rule, failure, progress));
+            scope.spawn(move || cut_segments(job, filled, &to_reader, failure));
         }
         // Only the workers' copies keep the reader waiting.
         drop(to_reader);
-        let bytes = read_segments(input, segment_bytes, &empty, &to_workers, &failure, progress);
+        let bytes = read_segments(input, job, &empty, &to_workers, &failure);
         drop(to_workers);
         bytes
     });
@@ -98,11 +103,10 @@ fn read_all(
 /// The reader: fills buffers in order. Ends early, without an error of its own, when a worker has failed.
 fn read_segments(
     input: &mut dyn Read,
-    segment_bytes: u64,
+    job: &Job,
     empty: &Receiver<Vec<u8>>,
     to_workers: &Sender<Filled>,
     failure: &Failure,
-    progress: &dyn Progress,
 ) -> Result<u64, Error> {
     let mut total = 0;
     for number in 0.. {
@@ -110,8 +114,8 @@ fn read_segments(
         if failure.happened() {
             break;
         }
-        buffer.resize(in_memory(segment_bytes), 0);
-        let bytes = fill(input, &mut buffer, total, progress)?;
+        buffer.resize(in_memory(job.segment_bytes), 0);
+        let bytes = fill(input, &mut buffer, total, job.progress)?;
         total += bytes as u64;
         let last = bytes < buffer.len();
         if bytes > 0 && to_workers.send(Filled { number, buffer, bytes }).is_err() {
@@ -148,19 +152,12 @@ fn fill(
 }
 
 /// A worker: cuts segments until there are no more.
-fn cut_segments(
-    filled: &Mutex<Receiver<Filled>>,
-    to_reader: &Sender<Vec<u8>>,
-    writer: &Writer,
-    rule: CutRule,
-    failure: &Failure,
-    progress: &dyn Progress,
-) {
+fn cut_segments(job: &Job, filled: &Mutex<Receiver<Filled>>, to_reader: &Sender<Vec<u8>>, failure: &Failure) {
     loop {
         let next = filled.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(segment) = next else { return };
         if !failure.happened()
-            && let Err(error) = cut_segment(&segment, writer, rule, progress)
+            && let Err(error) = cut_segment(job, &segment)
         {
             failure.record(error);
         }
@@ -169,19 +166,16 @@ fn cut_segments(
     }
 }
 
-fn cut_segment(
-    segment: &Filled,
-    writer: &Writer,
-    rule: CutRule,
-    progress: &dyn Progress,
-) -> Result<(), Error> {
+fn cut_segment(job: &Job, segment: &Filled) -> Result<(), Error> {
     let bytes = &segment.buffer[..segment.bytes];
-    let mut cutter = Cutter::new(rule, |plain: &[u8]| Ok(writer.put(plain)?));
+    let offset = segment.number * job.segment_bytes;
+    let guide = guide_segment(job.guide, Extent { offset, bytes: segment.bytes as u64 });
+    let mut cutter = Cutter::new(job.rule, Guided::new(job.writer, &guide));
     cutter.feed(bytes)?;
     let carry = cutter.carry();
     let runs = cutter.finish(&bytes[bytes.len() - carry..])?;
-    progress.add(Counter::Done, bytes.len() as u64);
-    submit(writer, segment.number, runs, progress)
+    job.progress.add(Counter::Done, bytes.len() as u64);
+    submit(job.writer, segment.number, runs, &guide, job.progress)
 }
 
 #[cfg(test)]

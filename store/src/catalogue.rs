@@ -187,6 +187,12 @@ impl Catalogue {
         packs.iter().flatten().map(|pack| (pack.id, pack.bytes)).collect()
     }
 
+    /// The slot of each pack that can be relied on.
+    pub(crate) fn slots(&self) -> HashMap<PackId, u32> {
+        let packs = self.packs.read().unwrap_or_else(PoisonError::into_inner);
+        (0u32..).zip(packs.iter()).filter_map(|(slot, pack)| pack.map(|pack| (pack.id, slot))).collect()
+    }
+
     /// When each pack was last scrubbed, seconds since 1970.
     pub(crate) fn records(&self) -> &Records {
         &self.records

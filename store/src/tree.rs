@@ -10,6 +10,7 @@ use crate::codec::{ChunkKind, chunk_id};
 use crate::id::{ChunkId, PackId};
 use crate::table::{Child, Entry, Table, TableRef};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// Where tables go.
 pub(crate) trait Sink {
@@ -45,6 +46,9 @@ impl Item {
     }
 }
 
+/// Tables that are in the store already, and where: an unchanged stretch needs no look-up.
+pub(crate) type KnownTables = Arc<[(ChunkId, Place)]>;
+
 /// A table whose children are all known.
 #[derive(Debug)]
 struct Node {
@@ -56,6 +60,7 @@ struct Node {
     packs: BTreeSet<PackId>,
     /// The slot that was without a name when this was last looked at.
     waits_for: Option<u32>,
+    known: KnownTables,
 }
 
 /// A table whose children are still arriving.
@@ -64,6 +69,7 @@ struct Gathering {
     expected: Option<u64>,
     items: BTreeMap<u64, Item>,
     packs: BTreeSet<PackId>,
+    known: KnownTables,
 }
 
 /// See the file's head.
@@ -74,6 +80,8 @@ pub(crate) struct TreeBuilder {
     waiting: Vec<Node>,
     gathering: HashMap<(u8, u64), Gathering>,
     segments: u64,
+    /// Tables above the segments' that are in the store already.
+    known: HashMap<ChunkId, Place>,
 }
 
 impl TreeBuilder {
@@ -84,7 +92,13 @@ impl TreeBuilder {
             waiting: Vec::new(),
             gathering: HashMap::new(),
             segments: 0,
+            known: HashMap::new(),
         }
+    }
+
+    /// These tables, above the segments', are in the store already.
+    pub(crate) fn know(&mut self, tables: HashMap<ChunkId, Place>) {
+        self.known.extend(tables);
     }
 
     /// Leaves that wait for a data pack to get its name.
@@ -92,14 +106,25 @@ impl TreeBuilder {
         self.waiting.iter().filter(|node| node.level == 0).count()
     }
 
-    /// One segment's runs, in order; each segment once, in any order.
-    pub(crate) fn add_segment(&mut self, segment: u64, runs: Vec<Item>) {
+    /// One segment's runs, in order; each segment once, in any order. Of `known`, its tables need not be stored again.
+    pub(crate) fn add_segment(&mut self, segment: u64, runs: Vec<Item>, known: &KnownTables) {
         let leaves = split(runs, self.leaf_bytes);
         self.segments = self.segments.max(segment + 1);
-        self.gathering.entry((1, segment)).or_default().expected = Some(leaves.len() as u64);
+        let gathering = self.gathering.entry((1, segment)).or_default();
+        gathering.expected = Some(leaves.len() as u64);
+        gathering.known = known.clone();
         for (position, items) in (0u64..).zip(leaves) {
             let packs = BTreeSet::new();
-            self.waiting.push(Node { level: 0, parent: segment, position, items, packs, waits_for: None });
+            let known = known.clone();
+            self.waiting.push(Node {
+                level: 0,
+                parent: segment,
+                position,
+                items,
+                packs,
+                waits_for: None,
+                known,
+            });
         }
     }
 
@@ -130,7 +155,11 @@ impl TreeBuilder {
         } else {
             let plain = table.encode();
             let id = chunk_id(ChunkKind::Table, &plain);
-            let place = sink.store(node.level, id, &plain)?;
+            let in_segment = node.known.iter().find(|(known, _)| *known == id).map(|(_, place)| *place);
+            let place = match in_segment.or_else(|| self.known.get(&id).copied()) {
+                Some(place) => place,
+                None => sink.store(node.level, id, &plain)?,
+            };
             let plain_bytes =
                 u32::try_from(plain.len()).map_err(|_| Error::Misuse("a table of over 4 GiB"))?;
             Item::Child { bytes, child: Pending { id, place, plain_bytes } }
@@ -163,6 +192,7 @@ impl TreeBuilder {
                 items: done.items.into_values().collect(),
                 packs: done.packs,
                 waits_for: None,
+                known: done.known,
             });
         }
     }
@@ -302,7 +332,7 @@ mod tests {
         let mut tree = TreeBuilder::new(4096, 2);
         for number in order {
             let runs = if number % 3 == 2 { vec![Item::Zeros { bytes: 16384 }] } else { segment(*number) };
-            tree.add_segment(*number, runs);
+            tree.add_segment(*number, runs, &KnownTables::default());
             tree.settle(&mut sink).unwrap();
         }
         (tree.finish(&mut sink).unwrap(), sink)
@@ -325,7 +355,9 @@ mod tests {
     fn zeros_need_no_table() {
         let mut sink = Memory::default();
         let mut tree = TreeBuilder::new(4096, 2);
-        (0..5).for_each(|number| tree.add_segment(number, vec![Item::Zeros { bytes: 16384 }]));
+        (0..5).for_each(|number| {
+            tree.add_segment(number, vec![Item::Zeros { bytes: 16384 }], &KnownTables::default())
+        });
         assert_eq!(tree.finish(&mut sink).unwrap(), None);
         assert_eq!(sink.stored, 0);
     }
@@ -337,7 +369,7 @@ mod tests {
             let mut sink = Memory { sealed: (0..9).collect(), ..Memory::default() };
             let mut tree = TreeBuilder::new(4096, 2);
             for number in 0..count {
-                tree.add_segment(number, segment(number));
+                tree.add_segment(number, segment(number), &KnownTables::default());
                 tree.settle(&mut sink).unwrap();
             }
             assert!(tree.finish(&mut sink).unwrap().is_some(), "{count} segments");
@@ -348,7 +380,7 @@ mod tests {
     fn a_missing_segment_is_noticed() {
         let mut sink = Memory::default();
         let mut tree = TreeBuilder::new(4096, 2);
-        tree.add_segment(1, segment(1));
+        tree.add_segment(1, segment(1), &KnownTables::default());
         assert!(tree.finish(&mut sink).is_err());
     }
 

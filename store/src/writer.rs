@@ -8,10 +8,12 @@
 
 use crate::catalogue::{Catalogue, Place};
 use crate::codec::{self, ChunkKind, Compression, chunk_id};
+use crate::guide::{Guide, GuideChunk, GuideSegment};
 use crate::id::{ChunkId, ImageId, PackId};
 use crate::manifest::{ImageStatistics, Manifest};
 use crate::objects::{Objects, pack_name};
 use crate::pack::{PACK_BYTES, PackBuilder};
+use crate::stored::StoredImage;
 use crate::table::TableRef;
 use crate::tree::{Item, Pending, Sink, TreeBuilder};
 use crate::work::Work;
@@ -318,16 +320,38 @@ impl Writer {
         open.map_or(Ok(()), |pack| self.publish_data(pack, turn))
     }
 
-    /// One segment of the image. Segments are numbered from 0 without gaps, in any order, each once.
-    pub fn submit(&self, segment: u64, runs: Vec<NewRun>) -> Result<(), Error> {
-        self.check_failed()?;
-        self.submit_runs(segment, runs).inspect_err(|error| self.fail(error))
+    /// What an older image says about the device that is being written. Its tables count as known from now on.
+    pub fn guide(&self, image: StoredImage) -> Guide {
+        let guide = Guide::new(image, self.catalogue());
+        locked(&self.tables).tree.know(guide.upper_tables());
+        guide
     }
 
-    fn submit_runs(&self, segment: u64, runs: Vec<NewRun>) -> Result<(), Error> {
+    /// Hands in a chunk if it is the one that a guide names: then the store has it, and nothing is looked up.
+    pub fn put_if(&self, plain: &[u8], chunk: &GuideChunk) -> Option<NewChunk> {
+        if plain.len() != chunk.bytes as usize || chunk_id(ChunkKind::Data, plain) != chunk.id {
+            return None;
+        }
+        self.counters.chunks.fetch_add(1, Ordering::Relaxed);
+        self.counters.data_bytes.fetch_add(u64::from(chunk.bytes), Ordering::Relaxed);
+        Some(NewChunk { id: chunk.id, bytes: chunk.bytes, known: true, place: Some(chunk.place) })
+    }
+
+    /// One segment of the image. Segments are numbered from 0 without gaps, in any order, each once.
+    pub fn submit(&self, segment: u64, runs: Vec<NewRun>) -> Result<(), Error> {
+        self.submit_guided(segment, runs, &GuideSegment::default())
+    }
+
+    /// As `submit`; tables that `guide` knows are not stored again.
+    pub fn submit_guided(&self, segment: u64, runs: Vec<NewRun>, guide: &GuideSegment) -> Result<(), Error> {
+        self.check_failed()?;
+        self.submit_runs(segment, runs, guide).inspect_err(|error| self.fail(error))
+    }
+
+    fn submit_runs(&self, segment: u64, runs: Vec<NewRun>, guide: &GuideSegment) -> Result<(), Error> {
         let items = runs.into_iter().map(|run| self.item(run)).collect::<Result<Vec<Item>, Error>>()?;
         let mut tables = locked(&self.tables);
-        tables.tree.add_segment(segment, items);
+        tables.tree.add_segment(segment, items, &guide.tables);
         self.settle(&mut tables)?;
         let too_many = tables.tree.leaves_waiting() > LEAVES_WAITING_MAX;
         drop(tables);

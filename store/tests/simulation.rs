@@ -113,7 +113,7 @@ fn start(number: usize) -> Start {
     let store = Store::init(&home, config).unwrap();
     for disk in 0..2 {
         let created = format!("2026-01-01T00:00:0{disk}Z");
-        capture(&store, &disks, disk, segment_chunks, pack_bytes, created).unwrap();
+        capture(&store, &disks, disk, segment_chunks, pack_bytes, created, None).unwrap();
     }
     Start { raw, disks, segment_chunks, pack_bytes }
 }

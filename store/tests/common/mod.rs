@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use store::backend::{Backend, Delete, MemoryBackend, Name};
 use store::{
-    Config, Description, Error, GcOptions, GcReport, Home, ImageId, NewRun, Run, ScrubOptions, ScrubReport,
-    Store, Writer, WriterOptions,
+    Config, Description, Error, GcOptions, GcReport, Guide, Home, ImageEntry, ImageId, NewRun, Run,
+    ScrubOptions, ScrubReport, Store, StoredImage, Writer, WriterOptions,
 };
 
 /// Small enough that a disk has many, and a pack few.
@@ -164,7 +164,7 @@ pub fn scrub(store: &Store) -> Result<ScrubReport, Error> {
     store.scrub(&ScrubOptions::default(), &())
 }
 
-/// Captures the disk, segments in order.
+/// Captures the disk, segments in order, guided by the newest image of the same name as real captures are.
 pub fn capture(store: &Store, disk: &Disk, name: &str) -> Result<ImageId, Error> {
     capture_with(store, disk, name, &writer_options())
 }
@@ -176,19 +176,27 @@ pub fn capture_with(
     options: &WriterOptions,
 ) -> Result<ImageId, Error> {
     let writer = store.writer(options)?;
+    // Advice: without it the image is the same.
+    let guide = newest(store, name).map(|image| writer.guide(image));
     for segment in 0..disk.cells.len().div_ceil(SEGMENT_CHUNKS) {
-        submit(&writer, disk, segment)?;
+        submit(&writer, guide.as_ref(), disk, segment)?;
     }
     writer.finish(description(disk, name)).map(|finished| finished.image)
 }
 
-/// Captures the disk with two threads, segments in any order.
+fn newest(store: &Store, name: &str) -> Option<StoredImage> {
+    let same = |entry: &&ImageEntry| entry.manifest.as_ref().is_ok_and(|manifest| manifest.disk == name);
+    let images = store.images().ok()?;
+    store.image(images.iter().rev().find(same)?.id).ok()
+}
+
+/// Captures the disk with two threads, segments in any order, without a guide.
 pub fn capture_in_parallel(store: &Store, disk: &Disk, name: &str) -> Result<ImageId, Error> {
     let writer = store.writer(&writer_options())?;
     let segments = disk.cells.len().div_ceil(SEGMENT_CHUNKS);
     let half = |odd: usize| {
         let writer = &writer;
-        move || (0..segments).rev().filter(|s| s % 2 == odd).try_for_each(|s| submit(writer, disk, s))
+        move || (0..segments).rev().filter(|s| s % 2 == odd).try_for_each(|s| submit(writer, None, disk, s))
     };
     std::thread::scope(|scope| {
         let other = scope.spawn(half(1));
@@ -197,14 +205,20 @@ pub fn capture_in_parallel(store: &Store, disk: &Disk, name: &str) -> Result<Ima
     writer.finish(description(disk, name)).map(|finished| finished.image)
 }
 
-fn submit(writer: &Writer, disk: &Disk, segment: usize) -> Result<(), Error> {
+fn submit(writer: &Writer, guide: Option<&Guide>, disk: &Disk, segment: usize) -> Result<(), Error> {
     let end = ((segment + 1) * SEGMENT_CHUNKS).min(disk.cells.len());
+    let more = disk.chunk_bytes as u64;
+    let (start, count) = (segment * SEGMENT_CHUNKS, end - segment * SEGMENT_CHUNKS);
+    let guide = guide.and_then(|guide| guide.segment(start as u64 * more, count as u64 * more));
+    let guide = guide.unwrap_or_default();
     let mut runs: Vec<NewRun> = Vec::new();
-    for cell in &disk.cells[segment * SEGMENT_CHUNKS..end] {
-        let more = disk.chunk_bytes as u64;
+    for (at, cell) in (0u64..).zip(&disk.cells[start..end]) {
+        let known = guide.chunks.iter().find(|chunk| chunk.offset == at * more);
         match (cell, runs.last_mut()) {
             (Cell::Data(number), _) => {
-                runs.push(NewRun::Chunk(writer.put(&chunk_of(*number, disk.chunk_bytes))?));
+                let plain = chunk_of(*number, disk.chunk_bytes);
+                let known = known.and_then(|chunk| writer.put_if(&plain, chunk));
+                runs.push(NewRun::Chunk(known.map_or_else(|| writer.put(&plain), Ok)?));
             }
             (Cell::Zeros, Some(NewRun::Zeros { bytes })) | (Cell::Bad, Some(NewRun::Bad { bytes })) => {
                 *bytes += more;
@@ -213,7 +227,7 @@ fn submit(writer: &Writer, disk: &Disk, segment: usize) -> Result<(), Error> {
             (Cell::Bad, _) => runs.push(NewRun::Bad { bytes: more }),
         }
     }
-    writer.submit(segment as u64, runs)
+    writer.submit_guided(segment as u64, runs, &guide)
 }
 
 fn description(disk: &Disk, name: &str) -> Description {

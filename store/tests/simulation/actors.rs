@@ -112,13 +112,25 @@ pub(crate) fn capture(
     segment_chunks: usize,
     pack_bytes: u32,
     created: String,
+    parent: Option<ImageId>,
 ) -> Result<ImageId, Error> {
     let writer = store.writer(&write_options(pack_bytes))?;
+    let guide = parent.and_then(|parent| store.image(parent).ok()).map(|parent| writer.guide(parent));
+    let mut bytes = 0;
     for (segment, chunks) in (0u64..).zip(disks[disk].chunks(segment_chunks)) {
-        let put = |chunk: &Vec<u8>| writer.put(chunk).map(NewRun::Chunk);
-        writer.submit(segment, chunks.iter().map(put).collect::<Result<Vec<NewRun>, Error>>()?)?;
+        let length: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        let known = guide.as_ref().and_then(|guide| guide.segment(bytes, length)).unwrap_or_default();
+        let mut at = 0;
+        let put = |chunk: &Vec<u8>| {
+            let same = known.chunks.iter().find(|known| known.offset == at);
+            at += chunk.len() as u64;
+            let same = same.and_then(|same| writer.put_if(chunk, same));
+            same.map_or_else(|| writer.put(chunk), Ok).map(NewRun::Chunk)
+        };
+        let runs = chunks.iter().map(put).collect::<Result<Vec<NewRun>, Error>>()?;
+        writer.submit_guided(segment, runs, &known)?;
+        bytes += length;
     }
-    let bytes = disks[disk].iter().map(|chunk| chunk.len() as u64).sum();
     let description = Description { created, disk: disk.to_string(), bytes, ..Description::default() };
     Ok(writer.finish(description)?.image)
 }
@@ -127,7 +139,11 @@ fn write(plan: &Plan, process: &mut Process, store: &Store, round: u64) -> Resul
     let disk = process.rng.random_range(0..plan.disks.len());
     let created = format!("2026-01-0{}T00:00:0{round}Z", process.actor + 1);
     plan.shared.scheduler.note(process.actor, "captures", format!("disk {disk}"));
-    let image = capture(store, &plan.disks, disk, plan.segment_chunks, plan.pack_bytes, created)?;
+    // Any image may be the guide, of another disk or collected meanwhile: it is advice.
+    let promised = plan.shared.oracle().promised();
+    let pick = process.rng.random_range(0..=promised.len());
+    let parent = promised.get(pick).copied();
+    let image = capture(store, &plan.disks, disk, plan.segment_chunks, plan.pack_bytes, created, parent)?;
     let oracle = plan.shared.oracle();
     if !oracle.is_promised(image) && !oracle.forgotten.contains(&image) {
         drop(oracle);
