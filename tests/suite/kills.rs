@@ -241,7 +241,7 @@ fn kills_during_an_incremental_capture() {
         lane.look();
         lane.capture();
         lane.check(lane.newest());
-        if lane.rounds % 12 == 0 {
+        if lane.rounds.is_multiple_of(12) {
             lane.forget_oldest_but(8);
             lane.ok(&["gc"]);
         }
