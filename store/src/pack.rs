@@ -248,18 +248,15 @@ pub(crate) fn decode_whole(bytes: &[u8]) -> Result<Vec<PackEntry>, PackError> {
 
 /// Decodes and hashes one blob of a pack in memory.
 pub(crate) fn check_entry(bytes: &[u8], entry: &PackEntry) -> Result<(), PackError> {
-    open_entry(bytes, entry).map(drop)
+    let start = entry.offset as usize;
+    check_blob(bytes.get(start..start + entry.stored_bytes as usize).unwrap_or(&[]), entry)
 }
 
-/// The chunk of one blob of a pack in memory.
-pub(crate) fn open_entry(bytes: &[u8], entry: &PackEntry) -> Result<Vec<u8>, PackError> {
-    let start = entry.offset as usize;
-    let blob = bytes.get(start..start + entry.stored_bytes as usize).unwrap_or(&[]);
-    codec::open(entry.kind, entry.id, entry.plain_bytes as usize, blob).map_err(|source| PackError::Blob {
-        offset: entry.offset,
-        chunk: entry.id,
-        source,
-    })
+/// Decodes and hashes a blob that should be what this entry says.
+pub(crate) fn check_blob(blob: &[u8], entry: &PackEntry) -> Result<(), PackError> {
+    let PackEntry { id, kind, offset, plain_bytes, .. } = *entry;
+    let blob_error = |source| PackError::Blob { offset, chunk: id, source };
+    codec::check(kind, id, plain_bytes as usize, blob).map_err(blob_error)
 }
 
 #[cfg(test)]
@@ -288,7 +285,10 @@ mod tests {
             let pack = pack_of(&chunks);
             prop_assert_eq!(pack.entries.len(), chunks.len());
             for (entry, plain) in pack.entries.iter().zip(&chunks) {
-                prop_assert_eq!(&open_entry(&pack.bytes, entry).unwrap(), plain);
+                let (start, end) = (entry.offset as usize, (entry.offset + entry.stored_bytes) as usize);
+                let opened = codec::open(entry.kind, entry.id, entry.plain_bytes as usize, &pack.bytes[start..end]);
+                prop_assert_eq!(&opened.unwrap(), plain);
+                prop_assert!(check_entry(&pack.bytes, entry).is_ok());
             }
         }
 

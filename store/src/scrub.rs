@@ -5,21 +5,19 @@
 //! Knows nothing of what the bytes mean to a filesystem.
 
 use crate::error::line;
-use crate::id::{ChunkId, ImageId, PackId, SessionId, blake3_of};
+use crate::id::{ChunkId, ImageId, PackId, SessionId};
+use crate::inspect::{self, Checked};
 use crate::manifest::Manifest;
 use crate::objects::{CONFIG_NAMES, condemned_name, delete, fixed_name, pack_name};
-use crate::pack::{self, PACK_BYTES_MAX};
 use crate::reader::KnownPacks;
 use crate::session::{self, Condemned, MarkKind, Reason};
 use crate::table::{Child, Entry};
 use crate::work::Work;
-use crate::{ChunkKind, Error, Progress, Store};
-use rayon::prelude::*;
+use crate::{ChunkKind, Error, Progress, Store, crew};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Packs read at once: each is 32 MiB in memory.
-const PACKS_AT_ONCE: usize = 4;
 /// Hits listed of one image; more are summed up in the last one.
 const HITS_MAX: usize = 1000;
 
@@ -75,15 +73,6 @@ pub struct Hit {
     pub offset: u64,
     /// How many.
     pub bytes: u64,
-}
-
-/// What reading one pack showed.
-struct Checked {
-    pack: PackId,
-    bytes: u64,
-    chunks: u64,
-    errors: Vec<String>,
-    bad: Vec<ChunkId>,
 }
 
 struct Scrub<'a> {
@@ -218,21 +207,23 @@ impl Scrub<'_> {
         self.report.packs_total = packs.len() as u64;
         let chosen = self.choose(packs, options);
         self.progress.total(chosen.iter().map(|(_, bytes)| *bytes).sum());
-        let begun = Instant::now();
-        for portion in chosen.chunks(PACKS_AT_ONCE) {
-            if self.progress.cancelled() {
-                return Err(Error::Interrupted);
+        let deadline = options.max_time.map(|time| Instant::now() + time);
+        let (progress, objects) = (self.progress, self.work.objects().clone());
+        let is_late = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let taken = Mutex::new(&mut *self);
+        crew::each(crew::threads(), &chosen, |(id, bytes)| {
+            if progress.cancelled() || is_late() {
+                return false;
             }
-            if options.max_time.is_some_and(|time| begun.elapsed() >= time) {
-                self.progress.note("time is up; the next scrub goes on from here");
-                break;
-            }
-            let work = &self.work;
-            let check = |(id, bytes): &(PackId, u64)| check_pack(work, *id, *bytes);
-            let results: Vec<Result<Checked, Error>> = portion.par_iter().map(check).collect();
-            for result in results {
-                self.take_in(result?);
-            }
+            let checked = inspect::check_pack(&objects, *id, *bytes);
+            taken.lock().unwrap_or_else(PoisonError::into_inner).take_in(checked);
+            true
+        });
+        if progress.cancelled() {
+            return Err(Error::Interrupted);
+        }
+        if is_late() && self.report.packs_checked < chosen.len() as u64 {
+            progress.note("time is up; the next scrub goes on from here");
         }
         Ok(())
     }
@@ -403,38 +394,4 @@ impl Scrub<'_> {
         };
         self.work.objects().put(&condemned_name(SessionId::random()), &session::encode(&record)).map(drop)
     }
-}
-
-/// Reads one pack whole and tries every blob of it.
-fn check_pack(work: &Work, pack: PackId, listed_bytes: u64) -> Result<Checked, Error> {
-    let mut checked = Checked { pack, bytes: listed_bytes, chunks: 0, errors: Vec::new(), bad: Vec::new() };
-    let bytes = match work.objects().backend.get_all(&pack_name(pack), PACK_BYTES_MAX) {
-        Ok(bytes) => bytes,
-        Err(source) => {
-            let error = work.objects().fail(source);
-            // A file that can't be read is damage to find, not a reason to stop looking.
-            checked.errors.push(line(&error));
-            return Ok(checked);
-        }
-    };
-    if blake3_of(&bytes) == pack.0 {
-        // The name proves the bytes; the blobs are still tried, so that a bad writer is found too.
-    } else {
-        checked.errors.push(format!("pack {}: name is not the hash of its bytes", pack.short()));
-    }
-    match pack::decode_listing(&bytes) {
-        Err(error) => {
-            checked.errors.push(line(&error));
-        }
-        Ok(entries) => {
-            checked.chunks = entries.len() as u64;
-            for entry in &entries {
-                if let Err(error) = pack::check_entry(&bytes, entry) {
-                    checked.errors.push(line(&error));
-                    checked.bad.push(entry.id);
-                }
-            }
-        }
-    }
-    Ok(checked)
 }

@@ -6,12 +6,13 @@
 use std::ffi::OsString;
 use std::fmt::Debug;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use walkdir::WalkDir;
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
@@ -111,10 +112,18 @@ impl Files for OsFiles {
     }
 
     fn read(&self, path: &Path, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
-        file.seek(SeekFrom::Start(offset))?;
+        let file = File::open(path)?;
         let mut bytes = Vec::with_capacity(length);
-        file.take(u64::try_from(length).unwrap_or(u64::MAX)).read_to_end(&mut bytes)?;
+        // One call as a rule: the system reads ahead no further than it is asked on a file that was just opened.
+        while bytes.len() < length {
+            let next = offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+            match rustix::io::pread(&file, spare_capacity(&mut bytes), next) {
+                Ok(0) => break,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        bytes.truncate(length);
         Ok(bytes)
     }
 
