@@ -1,33 +1,67 @@
 //! Taking what is still needed out of packs that are to go (DESIGN §5.6, step 7).
 //!
 //! Promise: a copy is proved, then published (I3), before anybody may delete its original; a pack whose needed chunks
-//! can't all be had stays. Knows nothing of when packs are deleted.
+//! can't all be had stays. What goes where is planned from listings first; the copies are then made several at once.
+//! Knows nothing of when packs are deleted.
 
 use crate::codec::{self, ChunkKind, Compression};
 use crate::gc::Collector;
 use crate::id::{ChunkId, PackId};
 use crate::live::short;
 use crate::objects::pack_name;
-use crate::pack::{PACK_BYTES_MAX, PackBuilder, PackEntry};
+use crate::pack::{PackBuilder, PackEntry};
 use crate::table::Child;
-use crate::{Error, backend};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use crate::{Error, backend, crew};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
 
-/// Copies on their way.
+/// Packs of copies being filled, proved and published at once: 32 MiB each.
+const COPIES_AT_ONCE: usize = 6;
+/// Blobs of one pack with no more than this between them are read in one go, …
+const GAP_BYTES_MAX: u64 = 256 << 10;
+/// … and no more than this.
+const READ_BYTES_MAX: u64 = 4 << 20;
+
+/// A blob to be copied.
+struct Blob {
+    entry: PackEntry,
+    /// Packs that are to go and list it; it is read from the first.
+    packs: Vec<PackId>,
+}
+
+/// A pack of copies, as planned.
+#[derive(Default)]
+struct Copies {
+    blobs: Vec<Blob>,
+    stored_bytes: u64,
+}
+
+/// What is to be copied, and what need not be.
 #[derive(Default)]
 struct Evacuation {
+    full: Vec<Copies>,
     /// A pack holds blobs of one kind (DESIGN §4.5).
-    copies: BTreeMap<ChunkKind, Copies>,
-    /// Packs of which something was copied.
-    copied: BTreeSet<PackId>,
+    open: BTreeMap<ChunkKind, Copies>,
+    /// Where the blob of a chunk is in `full`, or, at its end, in `open`.
+    planned: HashMap<(ChunkKind, ChunkId), (usize, usize)>,
     /// Old pack -> packs that hold its needed chunks.
     elsewhere: BTreeMap<PackId, BTreeSet<PackId>>,
 }
 
-/// A pack of copies being filled, and the packs that each chunk in it stood in.
-struct Copies {
-    builder: PackBuilder,
-    sources: BTreeMap<ChunkId, BTreeSet<PackId>>,
+/// What became of a pack of copies.
+struct Made {
+    number: usize,
+    /// `None` when no blob of it could be had.
+    pack: Option<PackId>,
+    /// Blobs that are nowhere.
+    lost: Vec<usize>,
+}
+
+/// Why a pack of copies was not made.
+enum Failed {
+    /// Some blob is damaged: with more care the others can be had.
+    Unsound,
+    Error(Error),
 }
 
 impl Collector<'_> {
@@ -40,24 +74,38 @@ impl Collector<'_> {
         sound: &dyn Fn(&PackId) -> bool,
     ) -> Result<(BTreeSet<PackId>, bool), Error> {
         let mut evacuation = Evacuation::default();
-        for pack in packs.clone() {
+        let mut spared = BTreeSet::new();
+        for pack in packs.iter() {
             self.check_cancelled()?;
-            let bytes = there.get(&pack).copied().unwrap_or(0);
-            if !self.evacuate_pack(pack, bytes, sound, &mut evacuation)? {
-                packs.remove(&pack);
-                self.report.packs_spared.push(pack);
+            let bytes = there.get(pack).copied().unwrap_or(0);
+            if !self.plan_pack(*pack, bytes, sound, &mut evacuation)? {
+                spared.insert(*pack);
             }
         }
-        while let Some((_, copies)) = evacuation.copies.pop_first() {
-            self.flush(copies, &mut evacuation)?;
+        let Evacuation { mut full, open, mut elsewhere, .. } = evacuation;
+        full.extend(open.into_values());
+        let mut copied = BTreeSet::new();
+        for made in self.make_all(&full)? {
+            for (number, blob) in full[made.number].blobs.iter().enumerate() {
+                copied.extend(&blob.packs);
+                if made.lost.contains(&number) {
+                    spared.extend(&blob.packs);
+                } else if let Some(pack) = made.pack {
+                    for from in &blob.packs {
+                        elsewhere.entry(*from).or_default().insert(pack);
+                    }
+                }
+            }
         }
-        self.publish_moves(evacuation.elsewhere)?;
-        let done = evacuation.copied.is_empty();
-        Ok((evacuation.copied, done))
+        packs.retain(|pack| !spared.contains(pack));
+        self.report.packs_spared.extend(spared);
+        self.publish_moves(elsewhere)?;
+        let done = copied.is_empty();
+        Ok((copied, done))
     }
 
-    /// False when a needed chunk of the pack can't be had: then the pack stays.
-    fn evacuate_pack(
+    /// False when the pack must stay, as it can't be known what is in it.
+    fn plan_pack(
         &self,
         pack: PackId,
         bytes: u64,
@@ -65,43 +113,25 @@ impl Collector<'_> {
         evacuation: &mut Evacuation,
     ) -> Result<bool, Error> {
         let Some(entries) = self.entries(pack, bytes)? else { return Ok(self.is_all_listed(sound)) };
-        let mut body: Option<Vec<u8>> = None;
-        for entry in entries.iter().filter(|entry| self.live.contains(entry.id)) {
-            let copies = evacuation.copies.get_mut(&entry.kind);
-            if let Some(sources) = copies.and_then(|copies| copies.sources.get_mut(&entry.id)) {
-                sources.insert(pack);
-                evacuation.copied.insert(pack);
-                continue;
-            }
-            if let Some(other) = self.copy_of(entry, sound)? {
+        for entry in entries.into_iter().filter(|entry| self.live.contains(entry.id)) {
+            if let Some(blob) = evacuation.planned(&entry) {
+                blob.packs.push(pack);
+            } else if let Some(other) = self.copy_of(&entry, sound)? {
                 evacuation.elsewhere.entry(pack).or_default().insert(other);
-                continue;
+            } else {
+                evacuation.plan(pack, entry, u64::from(self.options.pack_bytes));
             }
-            if body.is_none() {
-                match self.objects().backend.get_all(&pack_name(pack), PACK_BYTES_MAX) {
-                    Ok(whole) => body = Some(whole),
-                    // Another collector was faster: the pack is no longer ours to delete.
-                    Err(backend::Error::NotFound { .. }) => return Ok(false),
-                    Err(source) => return Err(self.objects().fail(source)),
-                }
-            }
-            let Some(blob) = self.sound_blob(pack, entry, body.as_deref().unwrap_or_default())? else {
-                return Ok(false);
-            };
-            self.copy(pack, entry, &blob, evacuation)?;
         }
-        self.progress.add(bytes);
         Ok(true)
     }
 
     /// Whether every chunk that any image needs is listed by a sound pack: then one whose listing is damaged may go.
     pub(crate) fn is_all_listed(&self, sound: &dyn Fn(&PackId) -> bool) -> bool {
-        let mut listed = HashSet::new();
-        for (pack, bytes) in self.work.catalogue().sizes().into_iter().filter(|(pack, _)| sound(pack)) {
-            let entries = self.work.catalogue().records().get(pack, bytes).unwrap_or_default();
-            listed.extend(entries.iter().map(|entry| short(entry.id)));
-        }
-        self.live.is_within(&listed)
+        let catalogue = self.work.catalogue();
+        let packs = catalogue.sizes().into_iter().filter(|(pack, _)| sound(pack));
+        let entries =
+            packs.flat_map(|(pack, bytes)| catalogue.records().get(pack, bytes).unwrap_or_default());
+        self.live.is_within(entries.map(|entry| short(entry.id)))
     }
 
     /// A pack that holds the same chunk, exists and is not condemned.
@@ -113,57 +143,145 @@ impl Collector<'_> {
             .filter(sound))
     }
 
+    /// Makes and publishes packs of copies, several at once.
+    fn make_all(&self, copies: &[Copies]) -> Result<Vec<Made>, Error> {
+        let made = Mutex::new(Ok(Vec::new()));
+        let numbers: Vec<usize> = (0..copies.len()).collect();
+        crew::each(crew::threads().min(COPIES_AT_ONCE), &numbers, |number| {
+            let one = self.check_cancelled().and_then(|()| self.make(*number, &copies[*number]));
+            let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
+            match (one, made.as_mut()) {
+                (Ok(one), Ok(list)) => list.push(one),
+                (Err(error), Ok(_)) => *made = Err(error),
+                (_, Err(_)) => {}
+            }
+            made.is_ok()
+        });
+        made.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sealing proves each blob; only when that fails is it looked which of them is damaged, and whether it is elsewhere.
+    fn make(&self, number: usize, copies: &Copies) -> Result<Made, Error> {
+        let (pack, lost) = match self.make_with(copies, false) {
+            Err(Failed::Unsound) => match self.make_with(copies, true) {
+                Err(Failed::Error(error)) => return Err(error),
+                Err(Failed::Unsound) => (None, (0..copies.blobs.len()).collect()),
+                Ok(made) => made,
+            },
+            Err(Failed::Error(error)) => return Err(error),
+            Ok(made) => made,
+        };
+        self.progress.add(copies.stored_bytes);
+        Ok(Made { number, pack, lost })
+    }
+
+    fn make_with(&self, copies: &Copies, careful: bool) -> Result<(Option<PackId>, Vec<usize>), Failed> {
+        let mut builder = PackBuilder::new();
+        let mut lost = Vec::new();
+        let mut first = 0;
+        while first < copies.blobs.len() {
+            let count = together(&copies.blobs[first..]);
+            let blobs = &copies.blobs[first..first + count];
+            let (pack, start) = (blobs[0].packs[0], u64::from(blobs[0].entry.offset));
+            let read = self.objects().backend.get(&pack_name(pack), start..end_of(&blobs[count - 1].entry));
+            let read = match read {
+                Ok(read) => read,
+                // Another collector was faster: the pack is no longer ours to delete.
+                Err(backend::Error::NotFound { .. }) => {
+                    lost.extend(first..first + count);
+                    first += count;
+                    continue;
+                }
+                Err(backend::Error::Short { .. }) if careful => Vec::new(),
+                Err(backend::Error::Short { .. }) => return Err(Failed::Unsound),
+                Err(source) => return Err(Failed::Error(self.objects().fail(source))),
+            };
+            for (number, Blob { entry, .. }) in (first..).zip(blobs) {
+                // Within what was read, which fits memory.
+                let at = usize::try_from(u64::from(entry.offset) - start).unwrap_or(usize::MAX);
+                let blob = read.get(at..at.saturating_add(entry.stored_bytes as usize)).unwrap_or(&[]);
+                let PackEntry { id, kind, plain_bytes, .. } = *entry;
+                if !careful {
+                    builder.push(id, kind, plain_bytes, blob);
+                    continue;
+                }
+                match self.sound_blob(pack, entry, blob).map_err(Failed::Error)? {
+                    Some(blob) => drop(builder.push(id, kind, plain_bytes, &blob)),
+                    None => lost.push(number),
+                }
+            }
+            first += count;
+        }
+        if lost.len() == copies.blobs.len() {
+            return Ok((None, lost));
+        }
+        let slot = self.work.catalogue().reserve_slot();
+        match self.work.publish(slot, builder) {
+            Ok(_) => Ok((self.work.catalogue().pack(slot).map(|known| known.id), lost)),
+            Err(Error::SelfCheck { .. }) if !careful => Err(Failed::Unsound),
+            Err(error) => Err(Failed::Error(error)),
+        }
+    }
+
     /// The blob, proved; from elsewhere when it is damaged here; `None` when it is nowhere.
-    fn sound_blob(&self, pack: PackId, entry: &PackEntry, body: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let start = entry.offset as usize;
-        let blob = body.get(start..start + entry.stored_bytes as usize).unwrap_or(&[]);
-        if codec::open(entry.kind, entry.id, entry.plain_bytes as usize, blob).is_ok() {
+    fn sound_blob(&self, pack: PackId, entry: &PackEntry, blob: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let PackEntry { id, kind, offset, stored_bytes, plain_bytes } = *entry;
+        if codec::check(kind, id, plain_bytes as usize, blob).is_ok() {
             return Ok(Some(blob.to_vec()));
         }
-        let child = Child {
-            id: entry.id,
-            pack,
-            offset: entry.offset,
-            stored_bytes: entry.stored_bytes,
-            plain_bytes: entry.plain_bytes,
-        };
-        match self.store().reader().chunk(entry.kind, &child) {
+        match self.store().reader().chunk(kind, &Child { id, pack, offset, stored_bytes, plain_bytes }) {
             Ok(plain) => Ok(Some(codec::seal(&plain, Compression::Auto))),
             Err(Error::Chunk { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
+}
 
-    fn copy(
-        &self,
-        from: PackId,
-        entry: &PackEntry,
-        blob: &[u8],
-        evacuation: &mut Evacuation,
-    ) -> Result<(), Error> {
-        let new = || Copies { builder: PackBuilder::new(), sources: BTreeMap::new() };
-        let copies = evacuation.copies.entry(entry.kind).or_insert_with(new);
-        copies.builder.push(entry.id, entry.kind, entry.plain_bytes, blob);
-        copies.sources.entry(entry.id).or_default().insert(from);
-        evacuation.copied.insert(from);
-        if copies.builder.bytes() < self.options.pack_bytes as usize {
-            return Ok(());
-        }
-        match evacuation.copies.remove(&entry.kind) {
-            Some(full) => self.flush(full, evacuation),
-            None => Ok(()),
-        }
+impl Evacuation {
+    fn planned(&mut self, entry: &PackEntry) -> Option<&mut Blob> {
+        let (number, place) = *self.planned.get(&(entry.kind, entry.id))?;
+        let copies = match self.full.get_mut(number) {
+            Some(full) => full,
+            None => self.open.get_mut(&entry.kind)?,
+        };
+        copies.blobs.get_mut(place)
     }
 
-    /// Publishes a pack of copies, proved like any other.
-    fn flush(&self, copies: Copies, evacuation: &mut Evacuation) -> Result<(), Error> {
-        let slot = self.work.catalogue().reserve_slot();
-        self.work.publish(slot, copies.builder)?;
-        if let Some(known) = self.work.catalogue().pack(slot) {
-            for from in copies.sources.into_values().flatten() {
-                evacuation.elsewhere.entry(from).or_default().insert(known.id);
+    fn plan(&mut self, pack: PackId, entry: PackEntry, pack_bytes: u64) {
+        let copies = self.open.entry(entry.kind).or_default();
+        self.planned.insert((entry.kind, entry.id), (usize::MAX, copies.blobs.len()));
+        copies.blobs.push(Blob { entry, packs: vec![pack] });
+        copies.stored_bytes += u64::from(entry.stored_bytes);
+        if copies.stored_bytes < pack_bytes {
+            return;
+        }
+        if let Some(copies) = self.open.remove(&entry.kind) {
+            for blob in &copies.blobs {
+                if let Some((number, _)) = self.planned.get_mut(&(blob.entry.kind, blob.entry.id)) {
+                    *number = self.full.len();
+                }
             }
+            self.full.push(copies);
         }
-        Ok(())
     }
+}
+
+fn end_of(entry: &PackEntry) -> u64 {
+    u64::from(entry.offset) + u64::from(entry.stored_bytes)
+}
+
+/// How many of these blobs are read in one go: one at least.
+fn together(blobs: &[Blob]) -> usize {
+    let Some(first) = blobs.first() else { return 0 };
+    let start = u64::from(first.entry.offset);
+    let mut end = end_of(&first.entry);
+    let mut joins = |blob: &Blob| {
+        let next = u64::from(blob.entry.offset);
+        let fits = blob.packs[0] == first.packs[0]
+            && (end..=end + GAP_BYTES_MAX).contains(&next)
+            && end_of(&blob.entry) - start <= READ_BYTES_MAX;
+        end = end_of(&blob.entry);
+        fits
+    };
+    1 + blobs[1..].iter().take_while(|blob| joins(blob)).count()
 }

@@ -12,8 +12,11 @@ use crate::pack::{PACK_BYTES, PackEntry};
 use crate::reader::{KnownPacks, follow};
 use crate::session::{self, Condemned, MarkKind, Moves, Reason};
 use crate::work::Work;
-use crate::{Error, Progress, Store};
+use crate::{Error, Progress, Store, crew};
+use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Copying and looking again converges after one round unless somebody else writes; more than this is somebody else's
@@ -157,11 +160,11 @@ impl Collector<'_> {
 
     /// Nothing can be proved unused beside an image that can't be read.
     fn refuse_unreadable(&self, forgotten: &BTreeSet<ImageId>) -> Result<(), Error> {
-        self.manifests(forgotten).map(drop)
+        self.manifests(|image| forgotten.contains(image)).map(drop)
     }
 
     /// All images but these.
-    fn manifests(&self, without: &BTreeSet<ImageId>) -> Result<Vec<(ImageId, Manifest)>, Error> {
+    fn manifests(&self, without: impl Fn(&ImageId) -> bool) -> Result<Vec<(ImageId, Manifest)>, Error> {
         let mut manifests = Vec::new();
         let names = self.objects().image_names()?;
         // Without a lock a slow writer may put its marker on an image that was confirmed by another, forgotten and removed.
@@ -169,7 +172,7 @@ impl Collector<'_> {
             let source = Box::new(Error::MissingManifest { image: *image });
             return Err(Error::UnreadableImage { image: *image, source });
         }
-        for image in names.manifests.into_iter().filter(|id| !without.contains(id)) {
+        for image in names.manifests.into_iter().filter(|id| !without(id)) {
             match self.objects().manifest(image) {
                 Ok(manifest) => manifests.push((image, manifest)),
                 Err(Error::NoImage { .. }) => {}
@@ -205,12 +208,15 @@ impl Collector<'_> {
         delete(self.objects(), power.as_ref(), &mark_name(image, MarkKind::Forgotten))
     }
 
+    /// What was walked before is not even read again: a manifest never changes (I1).
     fn walk_images(&mut self, without: &BTreeSet<ImageId>) -> Result<(), Error> {
-        for (image, manifest) in self.manifests(without)? {
+        let walked = |image: &ImageId| without.contains(image) || self.live.has_image(*image);
+        for (image, manifest) in self.manifests(walked)? {
             self.check_cancelled()?;
             let walked = self.live.add_image(image, &manifest, self.work.store().reader());
             self.unless_stillborn(image, walked)?;
         }
+        self.live.settle();
         Ok(())
     }
 
@@ -240,9 +246,12 @@ impl Collector<'_> {
         let condemned = self.objects().condemned_packs()?;
         let mut plan = Plan::default();
         let mut partly = Vec::new();
-        for (id, bytes) in self.objects().packs()? {
-            self.report.bytes_before += bytes;
-            let Some(weighed) = self.weigh(id, bytes)? else {
+        let packs: Vec<(PackId, u64)> = self.objects().packs()?.into_iter().collect();
+        self.report.bytes_before = packs.iter().map(|(_, bytes)| bytes).sum();
+        let weigh = |(id, bytes): &(PackId, u64)| Ok((*id, *bytes, self.weigh(*id, *bytes)?));
+        let weighed = packs.par_iter().map(weigh).collect::<Result<Vec<_>, Error>>()?;
+        for (id, bytes, weighed) in weighed {
+            let Some(weighed) = weighed else {
                 if condemned.contains(&id) && self.is_all_listed(&|pack| !condemned.contains(pack)) {
                     plan.dead.push(Weighed { id, bytes, live_bytes: 0, dead_bytes: bytes });
                 } else {
@@ -305,7 +314,9 @@ impl Collector<'_> {
         self.report.packs_spared = plan.spared.clone();
         self.report.bytes_unused_left = plan.unused_left;
         self.report.bytes_freed = all().map(|pack| pack.bytes.saturating_sub(pack.live_bytes)).sum();
-        self.progress.total(all().map(|pack| pack.bytes).sum());
+        // What is copied, then what is deleted.
+        let copied: u64 = plan.rewrite.iter().map(|pack| pack.live_bytes).sum();
+        self.progress.total(copied + all().map(|pack| pack.bytes).sum::<u64>());
     }
 
     fn carry_out(&mut self, plan: Plan) -> Result<(), Error> {
@@ -414,13 +425,21 @@ impl Collector<'_> {
 
     fn delete_packs(&mut self, packs: &BTreeSet<PackId>, there: &BTreeMap<PackId, u64>) -> Result<(), Error> {
         let power = self.store().powers().delete.clone();
-        for pack in packs {
-            delete(self.objects(), power.as_ref(), &pack_name(*pack))?;
+        let packs: Vec<PackId> = packs.iter().copied().collect();
+        let (deleted, failed) = (AtomicU64::new(0), Mutex::new(None));
+        // Each deletion waits until it is durable, and several may wait together.
+        crew::each(crew::threads().min(DELETIONS_AT_ONCE), &packs, |pack| {
+            if let Err(error) = delete(self.objects(), power.as_ref(), &pack_name(*pack)) {
+                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                return false;
+            }
             self.work.catalogue().records().remove(*pack);
-            self.report.packs_deleted += 1;
             self.progress.add(there.get(pack).copied().unwrap_or(0));
-        }
-        Ok(())
+            deleted.fetch_add(1, Ordering::Relaxed);
+            true
+        });
+        self.report.packs_deleted += deleted.into_inner();
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
     /// Drops condemn records none of whose packs exists, moves that no image's hints lead to, and stray markers.
@@ -468,7 +487,7 @@ impl Collector<'_> {
         let moved = self.objects().moved()?;
         let mut known = KnownPacks::default();
         let mut hinted = HashSet::new();
-        for (image, manifest) in self.manifests(&BTreeSet::new())? {
+        for (image, manifest) in self.manifests(|_| false)? {
             let packs = self.store().reader().packs_of(&manifest, &mut known);
             for pack in self.unless_stillborn(image, packs)?.unwrap_or_default() {
                 hinted.extend(follow(&moved, pack));
@@ -479,6 +498,8 @@ impl Collector<'_> {
     }
 }
 
+/// Deletions under way at once.
+const DELETIONS_AT_ONCE: usize = 8;
 /// At most so many packs are copied before the old ones are deleted.
 const PORTION_PACKS: usize = 32;
 
