@@ -1,13 +1,15 @@
-//! Measures of `cas`: each stage of a capture apart, the whole from capture to collection, and memory against size.
+//! Measures of `cas`: each stage of a capture apart, the whole from capture to collection, memory against size, and all of
+//! it beside other tools.
 //!
 //! Promise: data follow from a seed, or are a disk image whose hash is printed; each measure is one JSON line on standard
 //! output, tables for people follow on standard error; seconds by default, minutes with `--full`. Only public interfaces
-//! are measured. Knows nothing of other tools.
+//! are measured. Only `compare` knows other tools.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a bench talks to whoever started it")]
 
 mod account;
+mod compare;
 pub mod data;
 mod job;
 pub mod measure;
@@ -25,6 +27,8 @@ use measure::{Measure, print_table};
 
 /// The first argument of a process that this program starts of itself.
 pub const CHILD: &str = "--child";
+/// The one bench that needs other programs, and has options of its own.
+const COMPARE: &str = "compare";
 /// Part of every figure's meaning: never changed.
 const SEED: u64 = 20_261_122;
 const QUICK_BYTES: u64 = 256 << 20;
@@ -67,13 +71,18 @@ pub fn run(arguments: Vec<String>) -> Result<()> {
     {
         return job::run_child(job);
     }
+    match &arguments[..] {
+        [first, timed] if first == compare::TIMED => return compare::run_child(timed),
+        [first, rest @ ..] if first == COMPARE => return compare::run(rest),
+        _ => {}
+    }
     let (options, wanted): (Vec<String>, Vec<String>) =
         arguments.into_iter().partition(|it| it.starts_with('-'));
     let names = BENCHES.map(|(name, ..)| name);
     if let Some(unknown) =
         options.iter().find(|it| *it != "--full").or(wanted.iter().find(|it| !names.contains(&it.as_str())))
     {
-        bail!("{unknown}: expected --full or names among: {}", names.join(" "));
+        bail!("{unknown}: expected {COMPARE}, or --full and names among: {}", names.join(" "));
     }
     let full = !options.is_empty();
     let size_bytes = if full { FULL_BYTES } else { QUICK_BYTES };

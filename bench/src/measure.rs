@@ -122,7 +122,8 @@ fn peak_memory_bytes() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-fn commit() -> String {
+/// The commit of the checkout, with `+` when there are changes on top.
+pub(crate) fn commit() -> String {
     let git = |arguments: &[&str]| {
         let output =
             Command::new("git").args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().ok()?;

@@ -1,7 +1,7 @@
 //! Where benches put what they make: below the build's target folder, which is nobody's source.
 //!
-//! Promise: a folder or loop device made here is taken away when its value goes; only the real disk image stays, so that
-//! it is made once.
+//! Promise: a folder or loop device made here is taken away when its value goes; only disk images that are
+//! made once stay.
 
 use std::fs;
 use std::io::Write;
@@ -40,7 +40,7 @@ impl Drop for Folder {
 }
 
 /// `bench-data` in the target folder that this program was built into.
-fn data_folder() -> Result<PathBuf> {
+pub(crate) fn data_folder() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     let profile = program.ancestors().find(|it| it.ends_with("release") || it.ends_with("debug"));
     let target = profile.and_then(Path::parent).map_or_else(std::env::temp_dir, Path::to_path_buf);
@@ -88,7 +88,16 @@ pub(crate) struct LoopDevice(PathBuf);
 impl LoopDevice {
     /// `None` where that is not allowed.
     pub(crate) fn new(file: &Path) -> Option<LoopDevice> {
-        let output = Command::new("losetup").args(["-f", "--show", "-r"]).arg(file).output().ok()?;
+        LoopDevice::with(&["-r"], file)
+    }
+
+    /// One to write to, past the page cache of the file below it, as a disk has none.
+    pub(crate) fn writable(file: &Path) -> Option<LoopDevice> {
+        LoopDevice::with(&["--direct-io=on"], file)
+    }
+
+    fn with(options: &[&str], file: &Path) -> Option<LoopDevice> {
+        let output = Command::new("losetup").args(["-f", "--show"]).args(options).arg(file).output().ok()?;
         let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         output.status.success().then(|| LoopDevice(PathBuf::from(path)))
     }
