@@ -7,7 +7,9 @@
 use crate::id::ChunkId;
 use std::cell::RefCell;
 use std::fmt;
+use std::io::Cursor;
 use std::str::FromStr;
+use zstd::bulk::{Compressor, Decompressor};
 
 /// What a chunk holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
@@ -20,9 +22,6 @@ pub enum ChunkKind {
 
 /// No plain chunk is longer (16 MiB is the largest that a rule can ask for; a table of the largest fan-out stays below).
 pub const PLAIN_BYTES_MAX: usize = 64 << 20;
-
-/// What a thread keeps for decoding: the largest chunk of most rules.
-const SCRATCH_BYTES_MAX: usize = 1 << 20;
 
 const RAW: u8 = 0;
 const ZSTD: u8 = 1;
@@ -121,57 +120,110 @@ pub(crate) fn chunk_id(kind: ChunkKind, plain: &[u8]) -> ChunkId {
     }
 }
 
+/// Larger buffers are given back after use. With the usual rule none comes near; each thread keeps one.
+const KEPT_BYTES_MAX: usize = 1 << 20;
+
+/// What a thread keeps for its next chunk. Contexts are large (1 MiB and more) and setting one up costs 14-20 % of a small
+/// chunk's compression; a new buffer is memory that the system hands out, and zeroes, page by page.
+#[derive(Default)]
+struct Tools {
+    compressor: Option<(Compression, Compressor<'static>)>,
+    decompressor: Option<Decompressor<'static>>,
+    buffer: Vec<u8>,
+}
+
 thread_local! {
-    // Contexts are large (1 MiB and more) and their set-up costs 14-20 % of small chunks' compression: one a thread.
-    static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
-    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
-    // Where chunks are decoded that are hashed and not kept: it stays in the processor's cache, and no pages are asked for.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static TOOLS: RefCell<Tools> = RefCell::default();
 }
 
-/// The blob of some plain bytes: compressed where that makes it smaller, raw where not.
-pub(crate) fn seal(plain: &[u8], compression: Compression) -> Vec<u8> {
-    let compressed = compression.level().and_then(|level| compress(plain, level));
-    let (encoding, payload) = match &compressed {
-        Some(bytes) if bytes.len() < plain.len() => (ZSTD, bytes.as_slice()),
-        _ => (RAW, plain),
-    };
-    let mut blob = Vec::with_capacity(payload.len() + 1);
-    blob.push(encoding);
-    blob.extend_from_slice(payload);
-    blob
+/// Runs `with` on this thread's buffer, whatever it holds. It is taken out meanwhile, so nothing breaks when `with` comes
+/// here again.
+fn with_buffer<T>(with: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    let mut buffer = TOOLS.with_borrow_mut(|tools| std::mem::take(&mut tools.buffer));
+    let result = with(&mut buffer);
+    if buffer.capacity() <= KEPT_BYTES_MAX {
+        TOOLS.with_borrow_mut(|tools| tools.buffer = buffer);
+    }
+    result
 }
 
-fn compress(plain: &[u8], level: i32) -> Option<Vec<u8>> {
-    COMPRESSOR.with_borrow_mut(|slot| {
-        if slot.as_ref().is_none_or(|(have, _)| *have != level) {
-            *slot = Some((level, zstd::bulk::Compressor::new(level).ok()?));
+/// Hands `take` the blob of some plain bytes: compressed where that makes it smaller, raw where not.
+pub(crate) fn seal_with<T>(plain: &[u8], compression: Compression, take: impl FnOnce(&[u8]) -> T) -> T {
+    with_buffer(|blob| {
+        blob.clear();
+        if compress(plain, compression, blob).is_none() {
+            blob.clear();
+            blob.push(RAW);
+            blob.extend_from_slice(plain);
         }
-        slot.as_mut().and_then(|(_, compressor)| compressor.compress(plain).ok())
+        take(blob)
+    })
+}
+
+/// The blob of some plain bytes, to keep.
+pub(crate) fn seal(plain: &[u8], compression: Compression) -> Vec<u8> {
+    seal_with(plain, compression, <[u8]>::to_vec)
+}
+
+/// The compressed blob into an empty buffer, unless it is no smaller.
+fn compress(plain: &[u8], compression: Compression, blob: &mut Vec<u8>) -> Option<()> {
+    let level = compression.level()?;
+    TOOLS.with_borrow_mut(|tools| {
+        if tools.compressor.as_ref().is_none_or(|(have, _)| *have != compression) {
+            tools.compressor = Some((compression, Compressor::new(level).ok()?));
+        }
+        let (_, compressor) = tools.compressor.as_mut()?;
+        blob.reserve(1 + zstd::zstd_safe::compress_bound(plain.len()));
+        blob.push(ZSTD);
+        let mut behind = Cursor::new(blob);
+        behind.set_position(1);
+        let payload_bytes = compressor.compress_to_buffer(plain, &mut behind).ok()?;
+        (payload_bytes < plain.len()).then_some(())
     })
 }
 
 /// The plain bytes of a blob whose plain length is known, not yet hashed.
 pub(crate) fn decode(blob: &[u8], plain_bytes: usize) -> Result<Vec<u8>, BlobError> {
+    let mut buffer = Vec::new();
+    Ok(match decode_in(blob, plain_bytes, &mut buffer)? {
+        Decoded::Raw(plain) => plain.to_vec(),
+        Decoded::InBuffer => buffer,
+    })
+}
+
+/// Where the plain bytes are.
+enum Decoded<'a> {
+    /// In the blob itself.
+    Raw(&'a [u8]),
+    InBuffer,
+}
+
+fn decode_in<'a>(blob: &'a [u8], plain_bytes: usize, buffer: &mut Vec<u8>) -> Result<Decoded<'a>, BlobError> {
     let length = BlobError::Length { expected: plain_bytes as u64, found: blob.len() as u64 };
     let Some((encoding, payload)) = blob.split_first() else { return Err(length) };
     if plain_bytes > PLAIN_BYTES_MAX {
         return Err(length);
     }
-    let plain = match *encoding {
-        RAW => payload.to_vec(),
-        ZSTD => decompress(payload, plain_bytes).ok_or(BlobError::Decode)?,
+    let (decoded, found) = match *encoding {
+        RAW => (Decoded::Raw(payload), payload.len()),
+        ZSTD => {
+            decompress(payload, plain_bytes, buffer).ok_or(BlobError::Decode)?;
+            (Decoded::InBuffer, buffer.len())
+        }
         other => return Err(BlobError::Encoding(other)),
     };
-    if plain.len() == plain_bytes { Ok(plain) } else { Err(length) }
+    if found == plain_bytes { Ok(decoded) } else { Err(length) }
 }
 
-fn decompress(payload: &[u8], plain_bytes: usize) -> Option<Vec<u8>> {
-    DECOMPRESSOR.with_borrow_mut(|slot| {
-        if slot.is_none() {
-            *slot = Some(zstd::bulk::Decompressor::new().ok()?);
+/// Into a buffer that is made to hold `plain_bytes`, and never grows for more (I6).
+fn decompress(payload: &[u8], plain_bytes: usize, buffer: &mut Vec<u8>) -> Option<()> {
+    TOOLS.with_borrow_mut(|tools| {
+        if tools.decompressor.is_none() {
+            tools.decompressor = Some(Decompressor::new().ok()?);
         }
-        slot.as_mut().and_then(|decompressor| decompressor.decompress(payload, plain_bytes).ok())
+        buffer.clear();
+        buffer.reserve(plain_bytes);
+        tools.decompressor.as_mut()?.decompress_to_buffer(payload, buffer).ok().map(drop)
     })
 }
 
@@ -186,39 +238,15 @@ pub(crate) fn open(
     if chunk_id(kind, &plain) == id { Ok(plain) } else { Err(BlobError::Hash) }
 }
 
-/// As `open`, where only the proof is wanted: nothing is allocated but for the largest chunks.
+/// Proves that a blob gives the chunk `id`, as `open` does, and keeps nothing: no memory is asked for, raw bytes are
+/// hashed where they are.
 pub(crate) fn check(kind: ChunkKind, id: ChunkId, plain_bytes: usize, blob: &[u8]) -> Result<(), BlobError> {
-    let length = BlobError::Length { expected: plain_bytes as u64, found: blob.len() as u64 };
-    let Some((encoding, payload)) = blob.split_first() else { return Err(length) };
-    if plain_bytes > PLAIN_BYTES_MAX {
-        return Err(length);
-    }
-    let hashed = |plain: &[u8]| match plain.len() == plain_bytes {
-        true if chunk_id(kind, plain) == id => Ok(()),
-        true => Err(BlobError::Hash),
-        false => Err(length.clone()),
-    };
-    match *encoding {
-        RAW => hashed(payload),
-        ZSTD => SCRATCH.with_borrow_mut(|scratch| {
-            scratch.clear();
-            scratch.reserve(plain_bytes);
-            decompress_to(payload, scratch).ok_or(BlobError::Decode)?;
-            let result = hashed(scratch);
-            scratch.shrink_to(SCRATCH_BYTES_MAX);
-            result
-        }),
-        other => Err(BlobError::Encoding(other)),
-    }
-}
-
-/// Decodes into a buffer's capacity.
-fn decompress_to(payload: &[u8], buffer: &mut Vec<u8>) -> Option<usize> {
-    DECOMPRESSOR.with_borrow_mut(|slot| {
-        if slot.is_none() {
-            *slot = Some(zstd::bulk::Decompressor::new().ok()?);
-        }
-        slot.as_mut().and_then(|decompressor| decompressor.decompress_to_buffer(payload, buffer).ok())
+    with_buffer(|buffer| {
+        let found = match decode_in(blob, plain_bytes, buffer)? {
+            Decoded::Raw(plain) => chunk_id(kind, plain),
+            Decoded::InBuffer => chunk_id(kind, buffer),
+        };
+        if found == id { Ok(()) } else { Err(BlobError::Hash) }
     })
 }
 
@@ -235,8 +263,11 @@ mod tests {
             for kind in [ChunkKind::Data, ChunkKind::Table] {
                 let id = chunk_id(kind, &plain);
                 prop_assert_eq!(&open(kind, id, plain.len(), &blob).unwrap(), &plain);
-                prop_assert!(check(kind, id, plain.len(), &blob).is_ok());
-                prop_assert!(check(kind, id, plain.len() + 1, &blob).is_err());
+                prop_assert_eq!(check(kind, id, plain.len(), &blob), Ok(()));
+            }
+            // The thread's buffer holds more than these bytes by now, and must not show it.
+            for short in 0..plain.len().min(3) {
+                prop_assert!(check(ChunkKind::Data, chunk_id(ChunkKind::Data, &plain), short, &blob).is_err());
             }
             prop_assert!(open(ChunkKind::Table, chunk_id(ChunkKind::Data, &plain), plain.len(), &blob).is_err());
         }
@@ -244,6 +275,7 @@ mod tests {
         #[test]
         fn arbitrary_blobs_never_panic(blob: Vec<u8>, plain_bytes in 0usize..100_000) {
             prop_assert!(open(ChunkKind::Data, ChunkId([7; 32]), plain_bytes, &blob).is_err());
+            prop_assert!(check(ChunkKind::Data, ChunkId([7; 32]), plain_bytes, &blob).is_err());
         }
 
         #[test]

@@ -9,7 +9,7 @@ use crate::gc::Collector;
 use crate::id::{ChunkId, PackId};
 use crate::live::short;
 use crate::objects::pack_name;
-use crate::pack::{PackBuilder, PackEntry};
+use crate::pack::PackEntry;
 use crate::table::Child;
 use crate::{Error, backend, crew};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -176,7 +176,7 @@ impl Collector<'_> {
     }
 
     fn make_with(&self, copies: &Copies, careful: bool) -> Result<(Option<PackId>, Vec<usize>), Failed> {
-        let mut builder = PackBuilder::new();
+        let mut builder = self.work.new_pack();
         let mut lost = Vec::new();
         let mut first = 0;
         while first < copies.blobs.len() {

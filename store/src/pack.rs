@@ -90,8 +90,9 @@ pub(crate) struct SealedPack {
 }
 
 impl PackBuilder {
-    pub(crate) fn new() -> PackBuilder {
-        let mut bytes = Vec::with_capacity(HEADER_BYTES);
+    /// An empty pack in the memory of `bytes`, whatever that held.
+    pub(crate) fn new(mut bytes: Vec<u8>) -> PackBuilder {
+        bytes.clear();
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&[0; 8]);
         bytes.extend_from_slice(&rand::random::<[u8; 16]>());
@@ -266,7 +267,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn pack_of(chunks: &[Vec<u8>]) -> SealedPack {
-        let mut builder = PackBuilder::new();
+        let mut builder = PackBuilder::new(vec![7; 99]);
         for plain in chunks {
             let blob = seal(plain, Compression::Auto);
             builder.push(

@@ -7,9 +7,14 @@ use crate::error::line;
 use crate::id::{ImageId, SessionId};
 use crate::lock::StoreLock;
 use crate::objects::{self, Objects, session_name};
+use crate::pack::PackBuilder;
 use crate::session::{self, MarkKind, SessionInfo};
 use crate::{Error, Progress, Store};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+/// As many packs as are usually filled, or on their way, at once; what is kept beyond would only lie there.
+const SPARE_PACKS_MAX: usize = 2;
 
 /// See the file's head.
 #[derive(Debug)]
@@ -19,6 +24,8 @@ pub(crate) struct Work {
     catalogue: Option<Catalogue>,
     state: CatalogueState,
     mended: Vec<(String, String)>,
+    /// Memory of packs that are published, for the next ones: new memory is handed out and zeroed page by page.
+    spare: Mutex<Vec<Vec<u8>>>,
     // Last: it must outlive the catalogue, whose files it guards.
     lock: Option<StoreLock>,
 }
@@ -56,7 +63,8 @@ impl Work {
         let session = SessionId::random();
         objects.put(&session_name(session), &session::encode(&SessionInfo::of_this_process(what)))?;
         let state = CatalogueState::default();
-        Ok(Work { store: store.clone(), session, catalogue: None, state, mended: Vec::new(), lock })
+        let (mended, spare) = (Vec::new(), Mutex::default());
+        Ok(Work { store: store.clone(), session, catalogue: None, state, mended, spare, lock })
     }
 
     fn open_catalogue(&mut self, anew: bool) -> Result<(), Error> {
@@ -118,6 +126,24 @@ impl Work {
     /// Records that were damaged and are gone now, with what was wrong with them.
     pub(crate) fn mended(&self) -> &[(String, String)] {
         &self.mended
+    }
+
+    /// A pack to fill.
+    pub(crate) fn new_pack(&self) -> PackBuilder {
+        PackBuilder::new(self.spare().pop().unwrap_or_default())
+    }
+
+    /// Takes the memory of a pack that is published.
+    pub(crate) fn give_back(&self, bytes: Vec<u8>) {
+        let mut spare = self.spare();
+        if spare.len() < SPARE_PACKS_MAX {
+            spare.push(bytes);
+        }
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        // Whole at any time: a panic elsewhere says nothing about it.
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says what beginning took, when that is out of the ordinary.

@@ -19,13 +19,17 @@ use crate::tree::{Item, Pending, Sink, TreeBuilder};
 use crate::work::Work;
 use crate::{Error, Store};
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Full packs being proved and published at once; a worker with another one waits before it takes it out of the writer.
-/// Bounds memory at this many times 32 MiB, and one more being filled.
-const PACKS_IN_FLIGHT_MAX: usize = 2;
+/// Full packs being proved and published at once, for each processor: that takes a quarter of what a new chunk costs
+/// (bench/README.md), and as long again may go into waiting for the disk.
+const PROCESSORS_PER_PACK_IN_FLIGHT: usize = 3;
+/// However few or many processors there are. A worker with another full pack waits before it takes it out of the writer,
+/// so that memory is bounded at this many times 32 MiB, and one more being filled.
+const PACKS_IN_FLIGHT: RangeInclusive<usize> = 2..=6;
 /// Leaves that may wait for the open data pack to be closed: 64 segments' worth. Each has some 50 entries of 64 bytes
 /// (a thousand at worst, with 4 KiB chunks), so 3 to 64 MiB.
 const LEAVES_WAITING_MAX: usize = 1024;
@@ -164,6 +168,7 @@ pub struct Writer {
     shards: Vec<Shard>,
     open: Mutex<Option<OpenPack>>,
     in_flight: Mutex<usize>,
+    in_flight_max: usize,
     landed: Condvar,
     tables: Mutex<Tables>,
     failed: AtomicBool,
@@ -173,6 +178,11 @@ pub struct Writer {
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic in another worker ends the capture elsewhere; what is guarded here is never half-changed.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn packs_in_flight_max() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / PROCESSORS_PER_PACK_IN_FLIGHT).clamp(*PACKS_IN_FLIGHT.start(), *PACKS_IN_FLIGHT.end())
 }
 
 impl Writer {
@@ -185,6 +195,7 @@ impl Writer {
             shards: std::iter::repeat_with(Shard::default).take(SHARDS).collect(),
             open: Mutex::new(None),
             in_flight: Mutex::new(0),
+            in_flight_max: packs_in_flight_max(),
             landed: Condvar::new(),
             tables: Mutex::new(Tables { tree, open: HashMap::new(), recent: HashMap::new() }),
             failed: AtomicBool::new(false),
@@ -253,14 +264,14 @@ impl Writer {
     }
 
     fn store_claimed(&self, id: ChunkId, bytes: u32, plain: &[u8]) -> Result<Place, Error> {
-        let blob = codec::seal(plain, self.options.compression);
-        let (place, full) = self.append(id, bytes, &blob);
+        let (place, full) =
+            codec::seal_with(plain, self.options.compression, |blob| self.append(id, bytes, blob));
         let shard = self.shard(id);
         locked(&shard.claims).insert(id, Claim::Placed(place));
         shard.changed.notify_all();
         self.counters.new_chunks.fetch_add(1, Ordering::Relaxed);
         self.counters.new_bytes.fetch_add(u64::from(bytes), Ordering::Relaxed);
-        self.counters.new_stored_bytes.fetch_add(blob.len() as u64, Ordering::Relaxed);
+        self.counters.new_stored_bytes.fetch_add(u64::from(place.stored_bytes), Ordering::Relaxed);
         if let Some((full, turn)) = full {
             self.publish_data(full, turn)?;
         }
@@ -289,7 +300,7 @@ impl Writer {
     }
 
     fn open_pack(&self) -> OpenPack {
-        OpenPack { slot: self.catalogue().reserve_slot(), builder: PackBuilder::new() }
+        OpenPack { slot: self.catalogue().reserve_slot(), builder: self.work.new_pack() }
     }
 
     fn publish_data(&self, pack: OpenPack, turn: Turn<'_>) -> Result<(), Error> {
@@ -303,10 +314,10 @@ impl Writer {
         self.settle(&mut locked(&self.tables))
     }
 
-    /// Waits until fewer than `PACKS_IN_FLIGHT_MAX` packs are being published. Who holds a turn waits for nobody.
+    /// Waits until fewer than `in_flight_max` packs are being published. Who holds a turn waits for nobody.
     fn turn(&self) -> Turn<'_> {
         let mut flying = locked(&self.in_flight);
-        while *flying >= PACKS_IN_FLIGHT_MAX {
+        while *flying >= self.in_flight_max {
             flying = self.landed.wait(flying).unwrap_or_else(PoisonError::into_inner);
         }
         *flying += 1;
@@ -555,6 +566,7 @@ impl Work {
         let sealed = builder.seal().map_err(|source| Error::SelfCheck { source })?;
         self.objects().put(&pack_name(sealed.id), &sealed.bytes)?;
         self.catalogue().add(slot, sealed.id, sealed.bytes.len() as u64, &sealed.entries);
+        self.give_back(sealed.bytes);
         Ok(sealed.entries.into_iter().map(|entry| entry.id).collect())
     }
 }
