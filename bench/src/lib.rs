@@ -11,6 +11,7 @@
 mod account;
 mod compare;
 pub mod data;
+mod growth;
 mod job;
 pub mod measure;
 mod memory;
@@ -29,6 +30,8 @@ use measure::{Measure, print_table};
 pub const CHILD: &str = "--child";
 /// The one bench that needs other programs, and has options of its own.
 const COMPARE: &str = "compare";
+/// … and this one makes stores of its own.
+const GROWTH: &str = "growth";
 /// Part of every figure's meaning: never changed.
 const SEED: u64 = 20_261_122;
 const QUICK_BYTES: u64 = 256 << 20;
@@ -74,6 +77,7 @@ pub fn run(arguments: Vec<String>) -> Result<()> {
     match &arguments[..] {
         [first, timed] if first == compare::TIMED => return compare::run_child(timed),
         [first, rest @ ..] if first == COMPARE => return compare::run(rest),
+        [first, rest @ ..] if first == GROWTH => return growth::run(rest),
         _ => {}
     }
     let (options, wanted): (Vec<String>, Vec<String>) =
@@ -82,7 +86,7 @@ pub fn run(arguments: Vec<String>) -> Result<()> {
     if let Some(unknown) =
         options.iter().find(|it| *it != "--full").or(wanted.iter().find(|it| !names.contains(&it.as_str())))
     {
-        bail!("{unknown}: expected {COMPARE}, or --full and names among: {}", names.join(" "));
+        bail!("{unknown}: expected {COMPARE}, {GROWTH}, or --full and names among: {}", names.join(" "));
     }
     let full = !options.is_empty();
     let size_bytes = if full { FULL_BYTES } else { QUICK_BYTES };

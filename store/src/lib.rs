@@ -22,6 +22,8 @@ mod id;
 mod inspect;
 mod live;
 mod lock;
+#[doc(hidden)]
+pub mod made_up;
 mod manifest;
 mod objects;
 mod pack;

@@ -74,6 +74,14 @@ pub enum PackError {
     },
 }
 
+/// A header with a fresh salt.
+pub(crate) fn new_header() -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    header[..8].copy_from_slice(&MAGIC);
+    header[16..].copy_from_slice(&rand::random::<[u8; 16]>());
+    header
+}
+
 /// A pack in the making.
 #[derive(Debug)]
 pub(crate) struct PackBuilder {
@@ -93,9 +101,7 @@ impl PackBuilder {
     /// An empty pack in the memory of `bytes`, whatever that held.
     pub(crate) fn new(mut bytes: Vec<u8>) -> PackBuilder {
         bytes.clear();
-        bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&[0; 8]);
-        bytes.extend_from_slice(&rand::random::<[u8; 16]>());
+        bytes.extend_from_slice(&new_header());
         PackBuilder { bytes, entries: Vec::new() }
     }
 
@@ -120,17 +126,23 @@ impl PackBuilder {
 
     /// Closes the pack and decodes and hashes every blob of it again.
     pub(crate) fn seal(mut self) -> Result<SealedPack, PackError> {
-        let trailer = encode_trailer(&self.entries);
-        let hash = trailer_hash(&self.bytes[..HEADER_BYTES], &trailer);
-        self.bytes.extend_from_slice(&trailer);
-        for number in [trailer.len(), self.entries.len()] {
-            self.bytes.extend_from_slice(&u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes());
-        }
-        self.bytes.extend_from_slice(&hash);
-        self.bytes.extend_from_slice(&END_MAGIC);
+        let tail = encode_tail(&self.bytes[..HEADER_BYTES], &self.entries);
+        self.bytes.extend_from_slice(&tail);
         let entries = decode_whole(&self.bytes)?;
         Ok(SealedPack { id: PackId(blake3_of(&self.bytes)), bytes: self.bytes, entries })
     }
+}
+
+/// Trailer and footer of a pack with this header.
+pub(crate) fn encode_tail(header: &[u8], entries: &[PackEntry]) -> Vec<u8> {
+    let mut tail = encode_trailer(entries);
+    let (hash, trailer) = (trailer_hash(header, &tail), tail.len());
+    for number in [trailer, entries.len()] {
+        tail.extend_from_slice(&u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes());
+    }
+    tail.extend_from_slice(&hash);
+    tail.extend_from_slice(&END_MAGIC);
+    tail
 }
 
 fn encode_trailer(entries: &[PackEntry]) -> Vec<u8> {

@@ -69,7 +69,7 @@ pub struct NewChunk {
     pub bytes: u32,
     /// The store had it before this writer began, or this writer has stored it already.
     pub known: bool,
-    place: Option<Place>,
+    pub(crate) place: Option<Place>,
 }
 
 /// One run of a segment.
@@ -227,8 +227,7 @@ impl Writer {
         self.check_failed()?;
         let bytes = u32::try_from(plain.len()).map_err(|_| Error::Misuse("a chunk of over 4 GiB"))?;
         let id = chunk_id(ChunkKind::Data, plain);
-        self.counters.chunks.fetch_add(1, Ordering::Relaxed);
-        self.counters.data_bytes.fetch_add(u64::from(bytes), Ordering::Relaxed);
+        self.count(bytes);
         if let Some(place) = self.known(id)? {
             return Ok(NewChunk { id, bytes, known: true, place: Some(place) });
         }
@@ -240,7 +239,13 @@ impl Writer {
         Ok(NewChunk { id, bytes, known: false, place: Some(place) })
     }
 
-    fn known(&self, id: ChunkId) -> Result<Option<Place>, Error> {
+    /// One more chunk of the image.
+    pub(crate) fn count(&self, bytes: u32) {
+        self.counters.chunks.fetch_add(1, Ordering::Relaxed);
+        self.counters.data_bytes.fetch_add(u64::from(bytes), Ordering::Relaxed);
+    }
+
+    pub(crate) fn known(&self, id: ChunkId) -> Result<Option<Place>, Error> {
         let found = self.catalogue().find(id)?;
         Ok(found.filter(|(_, entry)| entry.kind == ChunkKind::Data).map(|(place, _)| place))
     }
