@@ -6,11 +6,11 @@
 //! Knows nothing of images.
 
 use crate::Error;
-use crate::fingers::{FingerTable, finger};
+use crate::fingers::{Expected, FingerTable, finger};
 use crate::id::{ChunkId, PackId};
 use crate::objects::Objects;
 use crate::pack::PackEntry;
-use crate::records::Records;
+use crate::records::{Brief, Records};
 use lru::LruCache;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -27,6 +27,8 @@ const SHARDS: usize = 16;
 pub(crate) struct KnownPack {
     pub(crate) id: PackId,
     pub(crate) bytes: u64,
+    /// How many it lists, as far as is known.
+    chunks: u32,
 }
 
 /// Where a chunk is, for the writer.
@@ -37,7 +39,7 @@ pub(crate) struct Place {
     pub(crate) stored_bytes: u32,
 }
 
-type Listing = Arc<[PackEntry]>;
+pub(crate) type Listing = Arc<[PackEntry]>;
 
 /// See the file's head.
 #[derive(Debug)]
@@ -90,22 +92,26 @@ impl Catalogue {
         let packs: BTreeMap<PackId, u64> =
             objects.packs()?.into_iter().filter(|(id, _)| !condemned.contains(id)).collect();
         let mut state = CatalogueState { rebuilt: records.rebuilt(), ..CatalogueState::default() };
-        let have = records.sizes();
-        for id in have.keys().filter(|id| packs.get(id) != have.get(id)) {
+        let mut have = records.sizes();
+        for (id, _) in have.iter().filter(|(id, size)| packs.get(id) != Some(&size.bytes)) {
             records.remove(*id);
             state.packs_dropped += 1;
         }
         let missing: Vec<(PackId, u64)> = packs
             .iter()
-            .filter(|(id, bytes)| have.get(id) != Some(bytes))
+            .filter(|(id, bytes)| have.get(id).map(|size| size.bytes) != Some(**bytes))
             .map(|(id, bytes)| (*id, *bytes))
             .collect();
         let unreadable = read_trailers(&objects, &records, &missing)?;
+        if !missing.is_empty() {
+            have = records.sizes();
+        }
+        let chunks = |id: &PackId| have.get(id).map_or(0, |size| size.chunks);
         state.packs_read = (missing.len() - unreadable.len()) as u64;
         let known: Vec<Option<KnownPack>> = packs
             .iter()
             .filter(|(id, _)| !unreadable.contains(id))
-            .map(|(id, bytes)| Some(KnownPack { id: *id, bytes: *bytes }))
+            .map(|(id, bytes)| Some(KnownPack { id: *id, bytes: *bytes, chunks: chunks(id) }))
             .collect();
         state.packs = known.len() as u64;
         state.packs_kept = state.packs - state.packs_read;
@@ -160,7 +166,8 @@ impl Catalogue {
         let mut fingers = self.fingers.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = self.packs.write().unwrap_or_else(PoisonError::into_inner).get_mut(slot as usize)
         {
-            *known = Some(KnownPack { id, bytes });
+            let chunks = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+            *known = Some(KnownPack { id, bytes, chunks });
         }
         if let Some(table) = fingers.as_mut() {
             table.add_pack(slot, &entries.iter().map(|entry| finger(entry.id)).collect::<Vec<u32>>());
@@ -169,6 +176,7 @@ impl Catalogue {
 
     /// From now on the chunks of these packs count as absent.
     pub(crate) fn forget_packs(&self, lost: &[PackId]) {
+        let lost: HashSet<&PackId> = lost.iter().collect();
         let mut packs = self.packs.write().unwrap_or_else(PoisonError::into_inner);
         packs
             .iter_mut()
@@ -212,11 +220,7 @@ impl Catalogue {
             return Some(listing.clone());
         }
         let pack = self.pack(slot)?;
-        let entries = match self.records.get(pack.id, pack.bytes) {
-            Some(entries) => entries,
-            None => self.objects.listing(pack.id, pack.bytes).ok()?,
-        };
-        let listing: Listing = entries.into();
+        let listing = self.entries(pack.id, pack.bytes).ok()?;
         locked(self.shard(slot)).put(slot, listing.clone());
         Some(listing)
     }
@@ -230,15 +234,34 @@ impl Catalogue {
             return;
         }
         let packs = self.packs.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut table = FingerTable::with_capacity(0);
-        for (slot, pack) in (0u32..).zip(packs.iter()) {
-            let Some(pack) = pack else { continue };
-            let entries = self.records.get(pack.id, pack.bytes);
-            let entries =
-                entries.or_else(|| self.objects.listing(pack.id, pack.bytes).ok()).unwrap_or_default();
-            table.add_pack(slot, &entries.iter().map(|entry| finger(entry.id)).collect::<Vec<u32>>());
+        let expected: Vec<Expected> = (0u32..)
+            .zip(&packs)
+            .filter_map(|(slot, pack)| Some(Expected { slot, chunks: pack.as_ref()?.chunks }))
+            .collect();
+        let read = |expected: Expected| {
+            let pack = packs.get(expected.slot as usize).copied().flatten();
+            let brief = pack.and_then(|pack| self.brief(pack.id, pack.bytes).ok()).map(|brief| brief.chunks);
+            // A fingerprint is the first half of what the records have of an id.
+            let half = |(short, _): (u64, u32)| (short & u64::from(u32::MAX)) as u32;
+            brief.unwrap_or_default().into_iter().map(half).collect()
+        };
+        *fingers = Some(FingerTable::build(&expected, read));
+    }
+
+    /// What a pack lists, in brief, from the records or else from the pack.
+    pub(crate) fn brief(&self, id: PackId, bytes: u64) -> Result<Brief, Error> {
+        match self.records.brief(id, bytes) {
+            Some(brief) => Ok(brief),
+            None => Ok(Brief::of(&self.objects.listing(id, bytes)?)),
         }
-        *fingers = Some(table);
+    }
+
+    /// What a pack lists, from the records or else from the pack.
+    pub(crate) fn entries(&self, id: PackId, bytes: u64) -> Result<Listing, Error> {
+        match self.records.entries(id, bytes) {
+            Some(entries) => Ok(entries),
+            None => Ok(self.objects.listing(id, bytes)?.into()),
+        }
     }
 }
 

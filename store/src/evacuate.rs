@@ -7,7 +7,6 @@
 use crate::codec::{self, ChunkKind, Compression};
 use crate::gc::Collector;
 use crate::id::{ChunkId, PackId};
-use crate::live::short;
 use crate::objects::pack_name;
 use crate::pack::PackEntry;
 use crate::table::Child;
@@ -113,13 +112,13 @@ impl Collector<'_> {
         evacuation: &mut Evacuation,
     ) -> Result<bool, Error> {
         let Some(entries) = self.entries(pack, bytes)? else { return Ok(self.is_all_listed(sound)) };
-        for entry in entries.into_iter().filter(|entry| self.live.contains(entry.id)) {
-            if let Some(blob) = evacuation.planned(&entry) {
+        for entry in entries.iter().filter(|entry| self.live.contains(entry.id)) {
+            if let Some(blob) = evacuation.planned(entry) {
                 blob.packs.push(pack);
-            } else if let Some(other) = self.copy_of(&entry, sound)? {
+            } else if let Some(other) = self.copy_of(entry, sound)? {
                 evacuation.elsewhere.entry(pack).or_default().insert(other);
             } else {
-                evacuation.plan(pack, entry, u64::from(self.options.pack_bytes));
+                evacuation.plan(pack, *entry, u64::from(self.options.pack_bytes));
             }
         }
         Ok(true)
@@ -129,9 +128,8 @@ impl Collector<'_> {
     pub(crate) fn is_all_listed(&self, sound: &dyn Fn(&PackId) -> bool) -> bool {
         let catalogue = self.work.catalogue();
         let packs = catalogue.sizes().into_iter().filter(|(pack, _)| sound(pack));
-        let entries =
-            packs.flat_map(|(pack, bytes)| catalogue.records().get(pack, bytes).unwrap_or_default());
-        self.live.is_within(entries.map(|entry| short(entry.id)))
+        let briefs = packs.filter_map(|(pack, bytes)| catalogue.records().brief(pack, bytes));
+        self.live.is_within(briefs.flat_map(|brief| brief.chunks).map(|(short, _)| short))
     }
 
     /// A pack that holds the same chunk, exists and is not condemned.

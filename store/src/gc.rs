@@ -4,11 +4,12 @@
 //! anywhere leaves a store in which the next one goes on; wholly dead packs go first, so that a full disk can be
 //! collected. Knows nothing of retention: it acts on tombstones.
 
+use crate::catalogue::Listing;
 use crate::id::{ImageId, PackId, SessionId};
 use crate::live::Live;
 use crate::manifest::Manifest;
 use crate::objects::{Objects, condemned_name, delete, image_name, mark_name, moves_name, pack_name};
-use crate::pack::{PACK_BYTES, PackEntry};
+use crate::pack::PACK_BYTES;
 use crate::reader::{KnownPacks, follow};
 use crate::session::{self, Condemned, MarkKind, Moves, Reason};
 use crate::work::Work;
@@ -272,24 +273,17 @@ impl Collector<'_> {
 
     /// How much of a pack is needed; `None` when its listing can't be read.
     fn weigh(&self, id: PackId, bytes: u64) -> Result<Option<Weighed>, Error> {
-        let Some(entries) = self.entries(id, bytes)? else { return Ok(None) };
+        let Some(brief) = unless_damaged(self.work.catalogue().brief(id, bytes))? else { return Ok(None) };
         let (mut live_bytes, mut dead_bytes) = (0, 0);
-        for entry in &entries {
-            let sum = if self.live.contains(entry.id) { &mut live_bytes } else { &mut dead_bytes };
-            *sum += u64::from(entry.stored_bytes);
+        for (short, stored_bytes) in brief.chunks {
+            let sum = if self.live.has_short(short) { &mut live_bytes } else { &mut dead_bytes };
+            *sum += u64::from(stored_bytes);
         }
         Ok(Some(Weighed { id, bytes, live_bytes, dead_bytes }))
     }
 
-    pub(crate) fn entries(&self, id: PackId, bytes: u64) -> Result<Option<Vec<PackEntry>>, Error> {
-        if let Some(entries) = self.work.catalogue().records().get(id, bytes) {
-            return Ok(Some(entries));
-        }
-        match self.objects().listing(id, bytes) {
-            Ok(entries) => Ok(Some(entries)),
-            Err(error) if error.family() == crate::Family::Damaged => Ok(None),
-            Err(error) => Err(error),
-        }
+    pub(crate) fn entries(&self, id: PackId, bytes: u64) -> Result<Option<Listing>, Error> {
+        unless_damaged(self.work.catalogue().entries(id, bytes))
     }
 
     /// The packs with most to gain, until little of what is dead is left.
@@ -505,4 +499,12 @@ const PORTION_PACKS: usize = 32;
 
 fn portions(packs: &[Weighed]) -> Vec<Vec<PackId>> {
     packs.chunks(PORTION_PACKS).map(|portion| portion.iter().map(|pack| pack.id).collect()).collect()
+}
+
+/// `None` for a pack whose listing is damaged.
+fn unless_damaged<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Err(error) if error.family() == crate::Family::Damaged => Ok(None),
+        result => result.map(Some),
+    }
 }

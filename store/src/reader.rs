@@ -115,6 +115,16 @@ impl Reader {
         Ok(table)
     }
 
+    /// The tables that several entries name, all of one level; neighbours in one pack are fetched in one range. They are
+    /// not kept: who walks whole trees meets each once.
+    pub(crate) fn tables(&self, children: &[Child], level: u8) -> Result<Vec<Table>, Error> {
+        let chunks: Vec<StoredChunk> = children.iter().map(StoredChunk::new).collect();
+        let decode = |(child, plain): (&Child, Result<Vec<u8>, Error>)| {
+            Table::decode_level(&plain?, level).map_err(|source| Error::Table { table: child.id, source })
+        };
+        children.iter().zip(self.fetch_kind(ChunkKind::Table, &chunks)).map(decode).collect()
+    }
+
     /// One chunk, wherever it is.
     pub(crate) fn chunk(&self, kind: ChunkKind, child: &Child) -> Result<Vec<u8>, Error> {
         let hint = match self.at_hint(kind, child) {
@@ -237,12 +247,16 @@ impl Reader {
 
     /// Data chunks in the order asked; neighbours in one pack are fetched in one range.
     pub(crate) fn fetch(&self, chunks: &[StoredChunk]) -> Vec<Result<Vec<u8>, Error>> {
+        self.fetch_kind(ChunkKind::Data, chunks)
+    }
+
+    fn fetch_kind(&self, kind: ChunkKind, chunks: &[StoredChunk]) -> Vec<Result<Vec<u8>, Error>> {
         let mut results: Vec<Option<Result<Vec<u8>, Error>>> = chunks.iter().map(|_| None).collect();
         for span in spans(chunks) {
-            self.fetch_span(chunks, &span, &mut results);
+            self.fetch_span(kind, chunks, &span, &mut results);
         }
         let rest = |(number, result): (usize, Option<Result<Vec<u8>, Error>>)| {
-            result.unwrap_or_else(|| self.chunk(ChunkKind::Data, &chunks[number].as_child()))
+            result.unwrap_or_else(|| self.chunk(kind, &chunks[number].as_child()))
         };
         results.into_iter().enumerate().map(rest).collect()
     }
@@ -250,6 +264,7 @@ impl Reader {
     /// One range for several blobs; what does not come out whole is left for `chunk`.
     fn fetch_span(
         &self,
+        kind: ChunkKind,
         chunks: &[StoredChunk],
         span: &Span,
         results: &mut [Option<Result<Vec<u8>, Error>>],
@@ -265,7 +280,7 @@ impl Reader {
             let chunk = &chunks[*number];
             let start = usize::try_from(u64::from(chunk.offset) - span.start).unwrap_or(usize::MAX);
             let blob = bytes.get(start..start.saturating_add(chunk.stored_bytes as usize)).unwrap_or(&[]);
-            if let Ok(plain) = codec::open(ChunkKind::Data, chunk.id, chunk.bytes as usize, blob) {
+            if let Ok(plain) = codec::open(kind, chunk.id, chunk.bytes as usize, blob) {
                 results[*number] = Some(Ok(plain));
             }
         }

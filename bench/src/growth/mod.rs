@@ -17,11 +17,11 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use store::{Home, Store};
 
-use crate::{CHILD, GROWTH};
 use crate::job::init;
 use crate::measure::Measure;
 use crate::place::Folder;
 use crate::whole::USUAL_RULE;
+use crate::{CHILD, GROWTH};
 use made::Series;
 use steps::Step;
 
