@@ -6,13 +6,13 @@
 //! Knows nothing of images.
 
 use crate::Error;
+use crate::crew;
 use crate::fingers::{Expected, FingerTable, finger};
 use crate::id::{ChunkId, PackId};
 use crate::objects::Objects;
 use crate::pack::PackEntry;
 use crate::records::{Brief, Records};
 use lru::LruCache;
-use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -21,6 +21,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 const LISTINGS_CACHED: usize = 256;
 /// The cache is split so that threads seldom meet.
 const SHARDS: usize = 16;
+
+/// Trailers read at once, at least: they are small, and cold ones wait for the disk.
+const READERS: usize = 16;
 
 /// A pack that this process knows, by its slot.
 #[derive(Clone, Copy, Debug)]
@@ -271,17 +274,27 @@ fn read_trailers(
     records: &Records,
     missing: &[(PackId, u64)],
 ) -> Result<HashSet<PackId>, Error> {
-    let read = |(id, bytes): &(PackId, u64)| match objects.listing(*id, *bytes) {
-        Ok(entries) => {
-            records.insert(*id, *bytes, &entries);
-            Ok(None)
+    let unreadable = Mutex::new(Ok(HashSet::new()));
+    let read = |(id, bytes): &(PackId, u64)| {
+        let error = match objects.listing(*id, *bytes) {
+            Ok(entries) => {
+                records.insert(*id, *bytes, &entries);
+                return true;
+            }
+            Err(error) => error,
+        };
+        let mut unreadable = locked(&unreadable);
+        match unreadable.as_mut() {
+            Ok(ids) if error.family() == crate::Family::Damaged => ids.insert(*id),
+            Ok(_) => {
+                *unreadable = Err(error);
+                false
+            }
+            Err(_) => false,
         }
-        Err(error) if error.family() == crate::Family::Damaged => Ok(Some(*id)),
-        Err(error) => Err(error),
     };
-    // One pack needs no pool: the simulation of the protocol runs every backend call on its actor's own thread.
-    if missing.len() < 8 {
-        return missing.iter().filter_map(|pack| read(pack).transpose()).collect();
-    }
-    missing.par_iter().filter_map(|pack| read(pack).transpose()).collect()
+    let threads = if crew::threads() == 1 { 1 } else { READERS.max(crew::threads()) };
+    // A few packs are not worth a pool.
+    crew::each(if missing.len() < READERS { 1 } else { threads }, missing, read);
+    unreadable.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
