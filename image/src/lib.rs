@@ -14,6 +14,7 @@ mod cutter;
 mod damage;
 mod error;
 mod expected;
+mod fill;
 mod guided;
 mod progress;
 mod reader;

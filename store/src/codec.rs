@@ -217,14 +217,43 @@ fn decode_in<'a>(blob: &'a [u8], plain_bytes: usize, buffer: &mut Vec<u8>) -> Re
 
 /// Into a buffer that is made to hold `plain_bytes`, and never grows for more (I6).
 fn decompress(payload: &[u8], plain_bytes: usize, buffer: &mut Vec<u8>) -> Option<()> {
+    buffer.clear();
+    buffer.reserve(plain_bytes);
+    with_decompressor(|tool| tool.decompress_to_buffer(payload, buffer).ok().map(drop))
+}
+
+fn with_decompressor<T>(with: impl FnOnce(&mut Decompressor<'static>) -> Option<T>) -> Option<T> {
     TOOLS.with_borrow_mut(|tools| {
         if tools.decompressor.is_none() {
             tools.decompressor = Some(Decompressor::new().ok()?);
         }
-        buffer.clear();
-        buffer.reserve(plain_bytes);
-        tools.decompressor.as_mut()?.decompress_to_buffer(payload, buffer).ok().map(drop)
+        tools.decompressor.as_mut().and_then(with)
     })
+}
+
+/// As [`open`], into memory that is as long as the chunk; what it holds after an error is undefined.
+pub(crate) fn open_into(
+    kind: ChunkKind,
+    id: ChunkId,
+    blob: &[u8],
+    plain: &mut [u8],
+) -> Result<(), BlobError> {
+    let length = BlobError::Length { expected: plain.len() as u64, found: blob.len() as u64 };
+    let decoded = match blob.split_first() {
+        Some((&RAW, payload)) if payload.len() == plain.len() => {
+            plain.copy_from_slice(payload);
+            plain.len()
+        }
+        Some((&ZSTD, payload)) => with_decompressor(|tool| tool.decompress_to_buffer(payload, plain).ok())
+            .ok_or(BlobError::Decode)?,
+        Some((&RAW, _)) | None => return Err(length),
+        Some((other, _)) => return Err(BlobError::Encoding(*other)),
+    };
+    match decoded == plain.len() {
+        true if chunk_id(kind, plain) == id => Ok(()),
+        true => Err(BlobError::Hash),
+        false => Err(length),
+    }
 }
 
 /// The plain bytes of the chunk `id`, proved by their hash.
@@ -264,6 +293,12 @@ mod tests {
                 let id = chunk_id(kind, &plain);
                 prop_assert_eq!(&open(kind, id, plain.len(), &blob).unwrap(), &plain);
                 prop_assert_eq!(check(kind, id, plain.len(), &blob), Ok(()));
+                prop_assert!(check(kind, id, plain.len() + 1, &blob).is_err());
+                let mut into = vec![7; plain.len()];
+                open_into(kind, id, &blob, &mut into).unwrap();
+                prop_assert_eq!(&into, &plain);
+                into.push(0);
+                prop_assert!(open_into(kind, id, &blob, &mut into).is_err());
             }
             // The thread's buffer holds more than these bytes by now, and must not show it.
             for short in 0..plain.len().min(3) {
@@ -276,6 +311,8 @@ mod tests {
         fn arbitrary_blobs_never_panic(blob: Vec<u8>, plain_bytes in 0usize..100_000) {
             prop_assert!(open(ChunkKind::Data, ChunkId([7; 32]), plain_bytes, &blob).is_err());
             prop_assert!(check(ChunkKind::Data, ChunkId([7; 32]), plain_bytes, &blob).is_err());
+            let mut plain = vec![0; plain_bytes];
+            prop_assert!(open_into(ChunkKind::Data, ChunkId([7; 32]), &blob, &mut plain).is_err());
         }
 
         #[test]

@@ -56,7 +56,7 @@ pub use id::{ChunkId, ImageId, PackId, ParseIdError, SessionId};
 pub use manifest::{ImageStatistics, Manifest};
 pub use objects::ImageEntry;
 pub use pack::{PACK_BYTES, PackEntry, PackError};
-pub use reader::StoredChunk;
+pub use reader::{StoredChunk, Wanted};
 pub use scrub::{Finding, Hit, ScrubOptions, ScrubReport};
 pub use session::{SessionInfo, host_name, now};
 pub use stats::StoreStatistics;

@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// Tables that are fetched together: more than the leaves of a segment. Bounds what sizes that turn out wrong ask for.
+const TABLES_AT_ONCE: usize = 32;
 /// Decoded tables kept: a few kilobytes each, and a descent touches one a level.
 const TABLES_CACHED: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
 /// Listings of packs kept for chunks whose hints are stale: 40 KB each.
@@ -23,7 +25,7 @@ const LISTINGS_CACHED: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
 /// Blobs of one pack with no more than this between them are fetched in one range.
 const GAP_BYTES_MAX: u64 = 64 << 10;
 /// One range asks for no more than this, so that memory stays bounded whatever is asked.
-const RANGE_BYTES_MAX: u64 = 8 << 20;
+const RANGE_BYTES_MAX: u64 = 4 << 20;
 /// `moves` name packs that were themselves moved: followed no further than this, in case records form a ring.
 const MOVES_MAX: usize = 64;
 
@@ -52,6 +54,15 @@ impl StoredChunk {
         let StoredChunk { id, bytes: plain_bytes, pack, offset, stored_bytes } = *self;
         Child { id, pack, offset, stored_bytes, plain_bytes }
     }
+}
+
+/// A chunk that is wanted, and the memory for it.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// The chunk.
+    pub chunk: StoredChunk,
+    /// As long as the chunk; undefined when it could not be had.
+    pub plain: &'a mut [u8],
 }
 
 type Listing = Arc<[PackEntry]>;
@@ -118,11 +129,21 @@ impl Reader {
     /// The tables that several entries name, all of one level; neighbours in one pack are fetched in one range. They are
     /// not kept: who walks whole trees meets each once.
     pub(crate) fn tables(&self, children: &[Child], level: u8) -> Result<Vec<Table>, Error> {
-        let chunks: Vec<StoredChunk> = children.iter().map(StoredChunk::new).collect();
-        let decode = |(child, plain): (&Child, Result<Vec<u8>, Error>)| {
-            Table::decode_level(&plain?, level).map_err(|source| Error::Table { table: child.id, source })
-        };
-        children.iter().zip(self.fetch_kind(ChunkKind::Table, &chunks)).map(decode).collect()
+        let mut tables = Vec::with_capacity(children.len());
+        for children in children.chunks(TABLES_AT_ONCE) {
+            let mut plains: Vec<Vec<u8>> =
+                children.iter().map(|child| vec![0; child.plain_bytes as usize]).collect();
+            let pairs = children.iter().zip(&mut plains);
+            let mut wanted: Vec<Wanted<'_>> =
+                pairs.map(|(child, plain)| Wanted { chunk: StoredChunk::new(child), plain }).collect();
+            let results = self.fetch_kind(ChunkKind::Table, &mut wanted);
+            for ((child, plain), result) in children.iter().zip(&plains).zip(results) {
+                result?;
+                let table = Table::decode_level(plain, level);
+                tables.push(table.map_err(|source| Error::Table { table: child.id, source })?);
+            }
+        }
+        Ok(tables)
     }
 
     /// One chunk, wherever it is.
@@ -245,30 +266,24 @@ impl Reader {
         Ok(everything)
     }
 
-    /// Data chunks in the order asked; neighbours in one pack are fetched in one range.
-    pub(crate) fn fetch(&self, chunks: &[StoredChunk]) -> Vec<Result<Vec<u8>, Error>> {
-        self.fetch_kind(ChunkKind::Data, chunks)
+    /// Data chunks, each into its own memory; neighbours in one pack are fetched in one range. One result for each.
+    pub(crate) fn fetch_into(&self, wanted: &mut [Wanted<'_>]) -> Vec<Result<(), Error>> {
+        self.fetch_kind(ChunkKind::Data, wanted)
     }
 
-    fn fetch_kind(&self, kind: ChunkKind, chunks: &[StoredChunk]) -> Vec<Result<Vec<u8>, Error>> {
-        let mut results: Vec<Option<Result<Vec<u8>, Error>>> = chunks.iter().map(|_| None).collect();
-        for span in spans(chunks) {
-            self.fetch_span(kind, chunks, &span, &mut results);
+    fn fetch_kind(&self, kind: ChunkKind, wanted: &mut [Wanted<'_>]) -> Vec<Result<(), Error>> {
+        let mut done = vec![false; wanted.len()];
+        for span in spans(wanted) {
+            self.fetch_span(kind, wanted, &span, &mut done);
         }
-        let rest = |(number, result): (usize, Option<Result<Vec<u8>, Error>>)| {
-            result.unwrap_or_else(|| self.chunk(kind, &chunks[number].as_child()))
+        let rest = |(wanted, done): (&mut Wanted<'_>, bool)| {
+            if done { Ok(()) } else { self.fetch_one(kind, wanted) }
         };
-        results.into_iter().enumerate().map(rest).collect()
+        wanted.iter_mut().zip(done).map(rest).collect()
     }
 
-    /// One range for several blobs; what does not come out whole is left for `chunk`.
-    fn fetch_span(
-        &self,
-        kind: ChunkKind,
-        chunks: &[StoredChunk],
-        span: &Span,
-        results: &mut [Option<Result<Vec<u8>, Error>>],
-    ) {
+    /// One range for several blobs; what does not come out whole is left for `fetch_one`.
+    fn fetch_span(&self, kind: ChunkKind, wanted: &mut [Wanted<'_>], span: &Span, done: &mut [bool]) {
         if locked(&self.stale).gone.contains(&span.pack) {
             return;
         }
@@ -276,14 +291,38 @@ impl Reader {
             Ok(bytes) => bytes,
             Err(error) => return drop(self.missed(span.pack, error)),
         };
-        for number in &span.members {
-            let chunk = &chunks[*number];
-            let start = usize::try_from(u64::from(chunk.offset) - span.start).unwrap_or(usize::MAX);
-            let blob = bytes.get(start..start.saturating_add(chunk.stored_bytes as usize)).unwrap_or(&[]);
-            if let Ok(plain) = codec::open(kind, chunk.id, chunk.bytes as usize, blob) {
-                results[*number] = Some(Ok(plain));
-            }
+        let mut before: Option<usize> = None;
+        for number in span.members.iter().copied() {
+            // Members come by place, then by number: the same chunk wanted again follows the first.
+            let (earlier, from_here) = wanted.split_at_mut(number);
+            let Some(Wanted { chunk, plain }) = from_here.first_mut() else { continue };
+            let twin = before.and_then(|before| earlier.get(before)).filter(|twin| twin.chunk == *chunk);
+            done[number] = match twin {
+                Some(twin) if twin.plain.len() == plain.len() => {
+                    plain.copy_from_slice(twin.plain);
+                    true
+                }
+                _ => {
+                    let start = usize::try_from(u64::from(chunk.offset) - span.start).unwrap_or(usize::MAX);
+                    let end = start.saturating_add(chunk.stored_bytes as usize);
+                    let blob = bytes.get(start..end).unwrap_or(&[]);
+                    codec::open_into(kind, chunk.id, blob, plain).is_ok()
+                }
+            };
+            before = done[number].then_some(number);
         }
+    }
+
+    /// A chunk that was not whole where its hint said.
+    fn fetch_one(&self, kind: ChunkKind, wanted: &mut Wanted<'_>) -> Result<(), Error> {
+        let chunk = wanted.chunk;
+        let plain = self.chunk(kind, &chunk.as_child())?;
+        if plain.len() != wanted.plain.len() {
+            let StoredChunk { id: chunk, pack, offset, .. } = chunk;
+            return Err(Error::Chunk { chunk, pack, offset, source: None });
+        }
+        wanted.plain.copy_from_slice(&plain);
+        Ok(())
     }
 
     /// Every pack that an image needs, by the lists of its upper tables (DESIGN §4.6); hints, so packs may be gone.
@@ -364,15 +403,16 @@ struct Span {
     members: Vec<usize>,
 }
 
-fn spans(chunks: &[StoredChunk]) -> Vec<Span> {
+fn spans(wanted: &[Wanted<'_>]) -> Vec<Span> {
     let mut order: BTreeMap<(PackId, u32), Vec<usize>> = BTreeMap::new();
-    for (number, chunk) in chunks.iter().enumerate() {
+    for (number, Wanted { chunk, .. }) in wanted.iter().enumerate() {
         order.entry((chunk.pack, chunk.offset)).or_default().push(number);
     }
     let mut spans: Vec<Span> = Vec::new();
     for ((pack, offset), members) in order {
         let start = u64::from(offset);
-        let stored = members.iter().map(|number| u64::from(chunks[*number].stored_bytes)).max().unwrap_or(0);
+        let stored =
+            members.iter().map(|number| u64::from(wanted[*number].chunk.stored_bytes)).max().unwrap_or(0);
         let end = start + stored;
         match spans.last_mut() {
             Some(last)

@@ -4,9 +4,10 @@
 //! Knows nothing of where blobs are: that is `reader`.
 
 use crate::Error;
+use crate::codec::PLAIN_BYTES_MAX;
 use crate::id::ImageId;
 use crate::manifest::Manifest;
-use crate::reader::{Reader, StoredChunk};
+use crate::reader::{Reader, StoredChunk, Wanted};
 use crate::table::{Entry, Table};
 use std::sync::Arc;
 
@@ -127,6 +128,20 @@ impl StoredImage {
 
     /// Plain bytes of the chunks, in the order asked, hash-checked (I3).
     pub fn fetch(&self, chunks: &[StoredChunk]) -> Vec<Result<Vec<u8>, Error>> {
-        self.reader.fetch(chunks)
+        // Nothing is made for what can't be a chunk; that its length is wrong is found out below.
+        let length =
+            |chunk: &StoredChunk| Some(chunk.bytes as usize).filter(|bytes| *bytes <= PLAIN_BYTES_MAX);
+        let mut plains: Vec<Vec<u8>> =
+            chunks.iter().map(|chunk| vec![0; length(chunk).unwrap_or(0)]).collect();
+        let pairs = chunks.iter().zip(&mut plains);
+        let mut wanted: Vec<Wanted<'_>> =
+            pairs.map(|(chunk, plain)| Wanted { chunk: *chunk, plain }).collect();
+        let results = self.fetch_into(&mut wanted);
+        results.into_iter().zip(plains).map(|(result, plain)| result.map(|()| plain)).collect()
+    }
+
+    /// As [`StoredImage::fetch`], into memory of the caller: large chunks are decoded right where they are wanted.
+    pub fn fetch_into(&self, wanted: &mut [Wanted<'_>]) -> Vec<Result<(), Error>> {
+        self.reader.fetch_into(wanted)
     }
 }

@@ -7,20 +7,22 @@
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use rustix::fs::{self as rfs, Advice, FallocateFlags, FileType, Mode, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2, pwrite};
 
-use crate::device::aligned::{AlignedBuffer, is_aligned};
+use crate::device::aligned::{ALIGNMENT, AlignedBuffer, is_aligned};
 use crate::device::identity::{DeviceKind, Identity};
 use crate::system::System;
 use crate::{Error, Extent, sys};
 
 /// Step of copies through aligned memory, and of writing zeros by hand: large enough that a disk streams.
 const BOUNCE_BYTES: u64 = 1 << 20;
+/// Shorter writes to a file gain more from being gathered by the page cache than they lose by the copy.
+const DIRECT_BYTES_MIN: usize = 64 << 10;
 /// One BLKZEROOUT cannot be interrupted; a slow disk does this much in seconds.
 const ZERO_OUT_BYTES: u64 = 256 << 20;
 
@@ -61,6 +63,8 @@ pub(crate) struct Medium {
     size_bytes: u64,
     sector: u64,
     road: Road,
+    /// The same file, opened to be written past the page cache.
+    direct: Option<File>,
     /// Its folder in sysfs, which vanishes with the device.
     node: Option<PathBuf>,
 }
@@ -110,7 +114,23 @@ impl Medium {
         let rdev = rfs::fstat(&file).map(|stat| stat.st_rdev).ok().filter(|_| block);
         let node = rdev.and_then(|rdev| System::real().node_folder(rdev));
         let sector = u64::from(identity.logical_sector_bytes);
-        Self { file, path: path.to_owned(), size_bytes: identity.size_bytes, sector, road, node }
+        Self {
+            file,
+            path: path.to_owned(),
+            size_bytes: identity.size_bytes,
+            sector,
+            road,
+            direct: None,
+            node,
+        }
+    }
+
+    /// Lets long writes to a regular file go past the page cache, where its filesystem can do that: faster than any copy,
+    /// and nothing is pushed out of the cache. The kernel keeps both roads in step.
+    pub(crate) fn allow_direct(&mut self) {
+        let again = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let flags = OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC;
+        self.direct = rfs::open(again, flags, Mode::empty()).ok().map(File::from);
     }
 
     pub(crate) fn file(&self) -> &File {
@@ -174,7 +194,7 @@ impl Medium {
     pub(crate) fn write_all_at(&self, offset: u64, buf: &[u8], edges: &Mutex<()>) -> Result<(), Error> {
         let written = match self.road {
             Road::Direct => self.write_direct(offset, buf, edges),
-            Road::Quiet | Road::Cached => self.pwrite_full(offset, buf),
+            Road::Quiet | Road::Cached => self.write_file(offset, buf),
         };
         written.map_err(|e| self.write_failed(offset, len64(buf), e))
     }
@@ -197,6 +217,22 @@ impl Medium {
             }
         }
         self.write_zeros_by_hand(extent, edges)
+    }
+
+    /// Past the page cache as far as that pays and memory and offset are fit for it, through it otherwise.
+    fn write_file(&self, offset: u64, buf: &[u8]) -> Result<(), Errno> {
+        let whole = buf.len().saturating_sub(buf.len() % ALIGNMENT);
+        let aligned = is_aligned(buf) && usize_of(offset).is_multiple_of(ALIGNMENT);
+        let direct = self.direct.as_ref().filter(|_| aligned && whole >= DIRECT_BYTES_MIN);
+        let (Some(direct), Some((long, rest))) = (direct, buf.split_at_checked(whole)) else {
+            return pwrite_full(&self.file, offset, buf);
+        };
+        match pwrite_full(direct, offset, long) {
+            Ok(()) => pwrite_full(&self.file, offset.saturating_add(len64(long)), rest),
+            // The filesystem has wishes of its own. What was written so far is written once more.
+            Err(Errno::INVAL) => pwrite_full(&self.file, offset, buf),
+            Err(e) => Err(e),
+        }
     }
 
     fn read_direct(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
@@ -255,7 +291,7 @@ impl Medium {
 
     fn write_direct(&self, offset: u64, buf: &[u8], edges: &Mutex<()>) -> Result<(), Errno> {
         if self.fits(offset, buf) {
-            return self.pwrite_full(offset, buf);
+            return pwrite_full(&self.file, offset, buf);
         }
         let mut bounce = AlignedBuffer::new(usize_of(BOUNCE_BYTES.min(self.round_up(len64(buf), 2))));
         let mut rest = buf;
@@ -287,24 +323,7 @@ impl Medium {
         if let Some(to) = memory.get_mut(piece.skip..piece.skip.saturating_add(from.len())) {
             to.copy_from_slice(from);
         }
-        self.pwrite_full(piece.start, memory)
-    }
-
-    fn pwrite_full(&self, offset: u64, buf: &[u8]) -> Result<(), Errno> {
-        let mut rest = buf;
-        let mut at = offset;
-        while !rest.is_empty() {
-            match pwrite(&self.file, rest, at) {
-                Ok(0) => return Err(Errno::IO),
-                Ok(n) => {
-                    at = at.saturating_add(u64::try_from(n).unwrap_or(u64::MAX));
-                    rest = rest.get(n..).unwrap_or_default();
-                }
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
+        pwrite_full(&self.file, piece.start, memory)
     }
 
     fn zero_device(&self, extent: Extent, edges: &Mutex<()>) -> Result<(), Error> {
@@ -383,6 +402,23 @@ impl Medium {
         let end = self.round_up(offset.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX)), 0);
         Piece { start, span: usize_of(end.saturating_sub(start)).min(room), skip, bytes }
     }
+}
+
+fn pwrite_full(file: &File, offset: u64, buf: &[u8]) -> Result<(), Errno> {
+    let mut rest = buf;
+    let mut at = offset;
+    while !rest.is_empty() {
+        match pwrite(file, rest, at) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(n) => {
+                at = at.saturating_add(u64::try_from(n).unwrap_or(u64::MAX));
+                rest = rest.get(n..).unwrap_or_default();
+            }
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 /// Whole sectors, and the part of them that is meant.

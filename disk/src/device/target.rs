@@ -50,7 +50,8 @@ impl Target {
             source: e.into(),
         })?;
         let identity = Identity::of_open(&file, path, &System::real())?;
-        let medium = Medium::new(file, path, &identity, Cache::Bypass);
+        let mut medium = Medium::new(file, path, &identity, Cache::Bypass);
+        medium.allow_direct();
         Ok(Self { medium, identity, edges: Mutex::new(()) })
     }
 

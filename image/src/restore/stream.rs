@@ -1,10 +1,13 @@
 //! Restore to a stream (standard output): the image's bytes in order.
 //!
 //! Promise: what is written is the image from its start; when a part of it is damaged, the stream ends there with an
-//! error, unless zeros in its place were asked for. Memory is two batches of steps.
+//! error, unless zeros in its place were asked for. Memory is a fixed number of steps.
 //! Knows nothing of targets: nothing is compared, nothing is sparse.
 
+use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use disk::Extent;
@@ -12,13 +15,17 @@ use store::StoredImage;
 
 use super::RestoreOptions;
 use crate::damage::join_damage;
-use crate::expected::{Expected, STEP_BYTES, Steps, Want};
+use crate::expected::{Expected, Piece, STEP_BYTES, Steps};
+use crate::fill::{fill, range_of};
 use crate::segment::in_memory;
 use crate::workers::thread_count;
 use crate::{Counter, Damage, Error, Note, Progress, SourceInfo};
 
-/// Steps that are fetched at once: more threads than this are not used, to bound the memory (2 * 16 * 4 MiB).
-const BATCH_MAX: u64 = 16;
+/// More threads than this are not used, to bound the memory: 16 · (2 · 4 + 4 MiB).
+const WORKERS_MAX: usize = 16;
+
+/// Steps in memory for each worker: one that is being filled, one that waits to be written.
+const STEPS_PER_WORKER: usize = 2;
 
 /// What went into a stream.
 #[derive(Debug, Default)]
@@ -32,8 +39,19 @@ pub struct StreamReport {
     pub damaged: Vec<Damage>,
 }
 
-/// A step's bytes, and what of them could not be had.
-type Filled = (Vec<u8>, Vec<(Extent, store::Error)>);
+/// A step on its way to the stream.
+struct Filled {
+    number: u64,
+    bytes: Vec<u8>,
+    /// What of it could not be had: zeros.
+    damaged: Vec<(Extent, store::Error)>,
+}
+
+/// Memory for the next step, and its number: taken together, so that the step that is waited for always has memory.
+struct Queue {
+    empty: Receiver<Vec<u8>>,
+    next: u64,
+}
 
 /// Writes all of an image.
 pub fn restore_to_stream(
@@ -43,78 +61,95 @@ pub fn restore_to_stream(
     progress: &dyn Progress,
 ) -> Result<StreamReport, Error> {
     let info = SourceInfo::from_manifest(image.manifest())?;
-    let steps = Steps::new(Extent { offset: 0, bytes: image.bytes() });
-    let batch = (thread_count(options.threads) as u64).min(BATCH_MAX);
+    let workers = thread_count(options.threads).min(WORKERS_MAX);
     let mut report = StreamReport { bad_ranges: info.bad_ranges.clone(), ..StreamReport::default() };
     progress.total(Some(image.bytes()));
-    let mut ready = fetch(image, &steps, 0..batch);
-    let mut next = batch;
-    while !ready.is_empty() {
-        let fetched = thread::scope(|scope| {
-            let fetching = scope.spawn(|| fetch(image, &steps, next..next + batch));
-            for filled in std::mem::take(&mut ready) {
-                write_step(filled, output, &info, options, &mut report, progress)?;
-            }
-            // A panic in there is a bug, and goes on here.
-            Ok::<_, Error>(fetching.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        })?;
-        ready = fetched;
-        next += batch;
+    let (to_workers, empty) = channel();
+    let (to_writer, filled) = channel();
+    for _ in 0..workers * STEPS_PER_WORKER {
+        // The receiver is alive: it is ours.
+        to_workers.send(Vec::new()).unwrap_or_default();
     }
+    let queue = Mutex::new(Queue { empty, next: 0 });
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            let (queue, to_writer) = (&queue, to_writer.clone());
+            scope.spawn(move || fetch_steps(image, queue, &to_writer));
+        }
+        // Only the workers' copies keep the writer waiting; when it goes, so do they.
+        drop(to_writer);
+        let mut write = |step: Filled| write_step(step, output, &info, options, &mut report, progress);
+        write_steps(filled, to_workers, &mut write)
+    })?;
     output.flush().map_err(|source| Error::WriteStream { offset: report.written_bytes, bytes: 0, source })?;
     report.damaged = join_damage(report.damaged);
     Ok(report)
 }
 
-/// Fetches some steps, one thread each.
-fn fetch(image: &StoredImage, steps: &Steps, numbers: std::ops::Range<u64>) -> Vec<Filled> {
-    thread::scope(|scope| {
-        let steps = numbers.filter_map(|number| (number < steps.len()).then(|| steps.step(number)).flatten());
-        let threads: Vec<_> = steps.map(|step| scope.spawn(move || fetch_step(image, step))).collect();
-        let join = |thread: thread::ScopedJoinHandle<'_, Filled>| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        threads.into_iter().map(join).collect()
-    })
+/// A worker: fills steps until there are no more, or nobody wants them.
+fn fetch_steps(image: &StoredImage, queue: &Mutex<Queue>, to_writer: &Sender<Filled>) {
+    let steps = Steps::new(Extent { offset: 0, bytes: image.bytes() });
+    loop {
+        let mut taken = queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(memory) = taken.empty.recv() else { return };
+        let number = taken.next;
+        taken.next += 1;
+        drop(taken);
+        let Some(step) = steps.step(number) else { return };
+        if to_writer.send(fetch_step(image, number, step, memory)).is_err() {
+            return;
+        }
+    }
 }
 
-fn fetch_step(image: &StoredImage, step: Extent) -> Filled {
-    let mut bytes = vec![0; in_memory(step.bytes.min(STEP_BYTES))];
+/// Hands on what workers filled, in order, and their memory back to them.
+fn write_steps(
+    filled: Receiver<Filled>,
+    to_workers: Sender<Vec<u8>>,
+    write: &mut dyn FnMut(Filled) -> Result<Vec<u8>, Error>,
+) -> Result<(), Error> {
+    let mut waiting = BTreeMap::new();
+    let mut next = 0;
+    for step in filled {
+        waiting.insert(step.number, step);
+        while let Some(step) = waiting.remove(&next) {
+            let memory = write(step)?;
+            // Without a worker left there is no use for it.
+            to_workers.send(memory).unwrap_or_default();
+            next += 1;
+        }
+    }
+    Ok(())
+}
+
+fn fetch_step(image: &StoredImage, number: u64, step: Extent, mut bytes: Vec<u8>) -> Filled {
+    bytes.resize(in_memory(step.bytes.min(STEP_BYTES)), 0);
     let pieces = match Expected::image(image, image.bytes()).pieces(step) {
         Ok(pieces) => pieces,
-        Err(error) => return (bytes, vec![(step, error)]),
+        Err(error) => {
+            bytes.fill(0);
+            return Filled { number, bytes, damaged: vec![(step, error)] };
+        }
     };
-    let mut chunks = Vec::new();
-    let mut places = Vec::new();
-    for piece in &pieces {
-        if let Want::Chunk { chunk, whole } = &piece.want {
-            chunks.push(*chunk);
-            places.push((piece.extent, in_memory(piece.extent.offset - whole.offset)));
-        }
-    }
+    let pieces: Vec<&Piece> = pieces.iter().collect();
+    let failed = fill(image, step.offset, &pieces, &mut bytes);
     let mut damaged = Vec::new();
-    for ((extent, skip), fetched) in places.into_iter().zip(image.fetch(&chunks)) {
-        match fetched {
-            Ok(plain) => {
-                let start = in_memory(extent.offset - step.offset);
-                let count = in_memory(extent.bytes);
-                // In bounds: the store returns as many bytes as the chunk has, and the piece is part of it.
-                bytes[start..start + count].copy_from_slice(&plain[skip..skip + count]);
-            }
-            Err(error) => damaged.push((extent, error)),
-        }
+    for (number, error) in failed {
+        bytes[range_of(pieces[number], step.offset)].fill(0);
+        damaged.push((pieces[number].extent, error));
     }
-    (bytes, damaged)
+    Filled { number, bytes, damaged }
 }
 
+/// Writes one step; returns its memory.
 fn write_step(
-    (bytes, damaged): Filled,
+    Filled { bytes, damaged, .. }: Filled,
     output: &mut dyn Write,
     info: &SourceInfo,
     options: &RestoreOptions,
     report: &mut StreamReport,
     progress: &dyn Progress,
-) -> Result<(), Error> {
+) -> Result<Vec<u8>, Error> {
     if progress.cancelled() {
         return Err(Error::Interrupted);
     }
@@ -130,5 +165,5 @@ fn write_step(
     written.map_err(|source| Error::WriteStream { offset, bytes: bytes.len() as u64, source })?;
     report.written_bytes += bytes.len() as u64;
     progress.add(Counter::Done, bytes.len() as u64);
-    Ok(())
+    Ok(bytes)
 }

@@ -6,18 +6,20 @@
 //! what the target held, and the ends stay broken unless the person asked otherwise (`keep_damaged`).
 //! Knows nothing of plans or refusals.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use disk::{AlignedBuffer, Extent, WriteAt};
-use store::{StoredChunk, StoredImage};
+use store::StoredImage;
 
 use super::ends::{Ends, Guard};
 use super::{Compare, RestoreOptions, RestorePlan, RestoreReport};
 use crate::cutter::is_zero;
 use crate::damage::join_damage;
 use crate::expected::{Expected, Piece, STEP_BYTES, Steps, Want};
+use crate::fill::{fill, range_of};
 use crate::segment::in_memory;
 use crate::source::intersect;
 use crate::verify::holds;
@@ -32,18 +34,37 @@ const ZEROS_BYTES_MIN: usize = 64 << 10;
 /// When a table is damaged, the step is tried again in parts of this size: fewer readable bytes are lost with it.
 const PART_BYTES: u64 = 512 << 10;
 
+/// After so many bytes a worker syncs while the others go on: what a sync has to do in the end stays short.
+const SYNC_BYTES: u64 = 256 << 20;
+
+/// Workers for each processor: while one waits for the store or the target, another decodes.
+const WORKERS_PER_PROCESSOR: usize = 2;
+
+/// Each worker has two steps and what it fetched in memory, 12 MiB at most: 288 MiB of the 512 that a restore may take.
+const WORKERS_MAX: usize = 24;
+
 /// So many chunks in a row that fail for reasons other than damage mean that the store is gone, not bad.
 const STORE_FAILURES_MAX: u64 = 4096;
 
-/// What is known of a target's content before it is written.
+/// What is known of a target's content before it is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Known {
-    /// It was read.
-    Bytes,
+    /// It will be asked.
+    Asked,
     /// It is a new file: zeros.
     Zeros,
-    /// Nothing.
+    /// Nothing, and it won't be asked.
     Nothing,
+}
+
+/// What stands in one step of the target before it is written.
+enum Before<'a> {
+    /// These bytes.
+    Bytes(&'a [u8]),
+    /// A hole.
+    Zeros,
+    /// Not asked, or unreadable.
+    Unknown,
 }
 
 /// Everything that the threads share.
@@ -52,26 +73,37 @@ struct Job<'a> {
     info: &'a SourceInfo,
     expected: Expected<'a>,
     target: &'a dyn WriteAt,
-    before: Known,
+    known: Known,
     progress: &'a dyn Progress,
     written: AtomicU64,
     zeroed: AtomicU64,
     unchanged: AtomicU64,
+    /// Written since the last sync began, about.
+    unsynced: AtomicU64,
     damaged: Mutex<Vec<Damage>>,
     store_failures: AtomicU64,
 }
 
-/// One thread's memory.
+/// One worker's memory, made when it is first needed.
+#[derive(Default)]
 struct Buffers {
-    have: AlignedBuffer,
-    want: AlignedBuffer,
+    have: Option<AlignedBuffer>,
+    want: Option<AlignedBuffer>,
 }
 
-impl Buffers {
-    fn new() -> Buffers {
-        let bytes = in_memory(STEP_BYTES);
-        Buffers { have: AlignedBuffer::new(bytes), want: AlignedBuffer::new(bytes) }
-    }
+/// The first `bytes` of a buffer for one step.
+fn sized(buffer: &mut Option<AlignedBuffer>, bytes: u64) -> &mut [u8] {
+    let buffer = buffer.get_or_insert_with(|| AlignedBuffer::new(in_memory(STEP_BYTES)));
+    &mut buffer[..in_memory(bytes)]
+}
+
+/// How many workers to use when so many threads were asked for.
+fn worker_count(threads: usize) -> usize {
+    let count = match threads {
+        0 => workers::thread_count(0) * WORKERS_PER_PROCESSOR,
+        asked => asked,
+    };
+    count.min(WORKERS_MAX)
 }
 
 /// Writes an image to a target. `fresh`: the target is known to read as zeros.
@@ -84,24 +116,28 @@ pub(super) fn write_image(
     progress: &dyn Progress,
 ) -> Result<RestoreReport, Error> {
     let info = SourceInfo::from_manifest(image.manifest())?;
-    let before = match options.compare {
+    let known = match options.compare {
         _ if fresh => Known::Zeros,
-        Compare::Read => Known::Bytes,
+        Compare::Read => Known::Asked,
         Compare::WriteAll => Known::Nothing,
     };
     let covered = plan.tail_zeroed.map_or(plan.image_bytes.min(plan.target_bytes), |tail| tail.end());
     let ends = Ends::new(covered);
     let guard = Guard::new(target, ends, fresh, progress);
     let expected = plan.expected(image);
-    let job = Job::new(image, &info, expected, target, before, progress);
+    let job = Job::new(image, &info, expected, target, known, progress);
     progress.total(Some(covered));
     let steps = Steps::new(ends.body);
-    workers::run(options.threads, steps.len(), progress, Buffers::new, |buffers, number| {
-        match steps.step(number) {
+    workers::run(
+        worker_count(options.threads),
+        steps.len(),
+        progress,
+        Buffers::default,
+        |buffers, number| match steps.step(number) {
             Some(step) => job.body_step(step, buffers, &guard),
             None => Ok(()),
-        }
-    })?;
+        },
+    )?;
     target.sync()?;
     let finished = job.write_ends(ends, options.keep_damaged)?;
     let target_extent = Extent { offset: 0, bytes: plan.target_bytes };
@@ -115,22 +151,24 @@ impl<'a> Job<'a> {
         info: &'a SourceInfo,
         expected: Expected<'a>,
         target: &'a dyn WriteAt,
-        before: Known,
+        known: Known,
         progress: &'a dyn Progress,
     ) -> Job<'a> {
         let count = AtomicU64::default;
-        let (written, zeroed, unchanged, store_failures) = (count(), count(), count(), count());
+        let (written, zeroed, unchanged, unsynced, store_failures) =
+            (count(), count(), count(), count(), count());
         let damaged = Mutex::default();
         Job {
             image,
             info,
             expected,
             target,
-            before,
+            known,
             progress,
             written,
             zeroed,
             unchanged,
+            unsynced,
             damaged,
             store_failures,
         }
@@ -167,7 +205,7 @@ impl<'a> Job<'a> {
         if !prepared.is_empty() {
             guard.before_write()?;
         }
-        self.write(step, &prepared, &buffers.want)?;
+        self.write(step, &prepared, sized(&mut buffers.want, step.bytes))?;
         self.progress.add(Counter::Done, step.bytes);
         Ok(())
     }
@@ -176,7 +214,7 @@ impl<'a> Job<'a> {
     fn write_ends(&self, ends: Ends, keep_damaged: bool) -> Result<bool, Error> {
         let mut prepared = Vec::new();
         for end in [ends.foot, ends.head] {
-            let mut buffers = Buffers::new();
+            let mut buffers = Buffers::default();
             let writes = match self.expected.pieces(end) {
                 Ok(pieces) => self.prepare(end, &pieces, &mut buffers)?,
                 Err(error) => {
@@ -190,8 +228,8 @@ impl<'a> Job<'a> {
         if !whole && !keep_damaged {
             return Ok(false);
         }
-        for (end, writes, buffers) in prepared {
-            self.write(end, &writes, &buffers.want)?;
+        for (end, writes, mut buffers) in prepared {
+            self.write(end, &writes, sized(&mut buffers.want, end.bytes))?;
             self.progress.add(Counter::Done, end.bytes);
             self.target.sync()?;
         }
@@ -200,29 +238,22 @@ impl<'a> Job<'a> {
 
     /// Finds out what to write: afterwards `buffers.want` holds the bytes of the ranges returned.
     fn prepare(&self, step: Extent, pieces: &[Piece], buffers: &mut Buffers) -> Result<Vec<Write>, Error> {
-        let bytes = in_memory(step.bytes);
-        let (have, want) = (&mut buffers.have[..bytes], &mut buffers.want[..bytes]);
         if pieces.is_empty() {
             return Ok(Vec::new());
         }
-        let known = self.read_target(step, have)?;
-        let differs = |piece: &&Piece| match known {
-            Known::Bytes => !holds(piece, self.target, step.offset, have),
-            Known::Zeros => !matches!(piece.want, Want::Zeros | Want::Bad),
-            Known::Nothing => true,
-        };
-        let differing: Vec<&Piece> = pieces.iter().filter(differs).collect();
-        let expected_bytes: u64 = pieces.iter().map(|piece| piece.extent.bytes).sum();
-        let writes = if differing.is_empty() {
-            Vec::new()
-        } else {
-            match known {
-                Known::Nothing => want.fill(0),
-                Known::Bytes | Known::Zeros => want.copy_from_slice(have),
+        let before = self.look(step, &mut buffers.have)?;
+        let differing: Vec<&Piece> =
+            pieces.iter().filter(|piece| self.differs(piece, step, &before)).collect();
+        let writes = match differing.is_empty() {
+            true => Vec::new(),
+            false => {
+                let want = sized(&mut buffers.want, step.bytes);
+                let filled = self.fill(step, &differing, want)?;
+                restore_gaps(&before, want, &filled);
+                plan_writes(&before, want, &filled)
             }
-            let touched = self.fill(step, &differing, want)?;
-            plan_writes((known != Known::Nothing).then_some(have), want, &touched)
         };
+        let expected_bytes: u64 = pieces.iter().map(|piece| piece.extent.bytes).sum();
         let changed: u64 = writes.iter().map(|write| write.range.len() as u64).sum();
         let unchanged = expected_bytes.saturating_sub(changed);
         self.unchanged.fetch_add(unchanged, Ordering::Relaxed);
@@ -231,50 +262,49 @@ impl<'a> Job<'a> {
     }
 
     /// What the target holds, as far as it should be asked and can tell: a bad sector may be cured by writing to it.
-    fn read_target(&self, step: Extent, have: &mut [u8]) -> Result<Known, Error> {
-        match self.before {
-            Known::Nothing => Ok(Known::Nothing),
-            Known::Zeros => {
-                have.fill(0);
-                Ok(Known::Zeros)
-            }
-            Known::Bytes => match self.target.read_exact_at(step.offset, have) {
-                Ok(()) => Ok(Known::Bytes),
-                Err(error) if error.is_unreadable() => Ok(Known::Nothing),
-                Err(source) => Err(Error::ReadDevice { offset: step.offset, bytes: step.bytes, source }),
-            },
+    fn look<'b>(&self, step: Extent, have: &'b mut Option<AlignedBuffer>) -> Result<Before<'b>, Error> {
+        match self.known {
+            Known::Nothing => return Ok(Before::Unknown),
+            Known::Zeros => return Ok(Before::Zeros),
+            Known::Asked => {}
+        }
+        let failed = |source| Error::ReadDevice { offset: step.offset, bytes: step.bytes, source };
+        let data = self.target.next_data(step.offset).map_err(failed)?;
+        if data.is_none_or(|data| data.offset >= step.end()) {
+            return Ok(Before::Zeros);
+        }
+        let have = sized(have, step.bytes);
+        match self.target.read_exact_at(step.offset, have) {
+            Ok(()) => Ok(Before::Bytes(have)),
+            Err(error) if error.is_unreadable() => Ok(Before::Unknown),
+            Err(source) => Err(failed(source)),
         }
     }
 
-    /// Puts the pieces into `want`; returns which blocks they touch. Damaged ones touch none.
-    fn fill(&self, step: Extent, pieces: &[&Piece], want: &mut [u8]) -> Result<Vec<bool>, Error> {
-        let mut touched = vec![false; want.len().div_ceil(BLOCK_BYTES)];
-        let chunks: Vec<StoredChunk> = pieces.iter().filter_map(|piece| chunk_of(piece)).collect();
-        let mut fetched = self.image.fetch(&chunks).into_iter();
-        for piece in pieces {
-            let start = in_memory(piece.extent.offset - step.offset);
-            let range = start..start + in_memory(piece.extent.bytes);
-            match &piece.want {
-                Want::Zeros | Want::Bad => want[range.clone()].fill(0),
-                Want::Bytes(bytes) => want[range.clone()].copy_from_slice(bytes),
-                Want::Chunk { whole, .. } => match fetched.next() {
-                    Some(Ok(plain)) => {
-                        self.store_failures.store(0, Ordering::Relaxed);
-                        // In bounds: the store returns as many bytes as the chunk has, and the piece is part of it.
-                        let skip = in_memory(piece.extent.offset - whole.offset);
-                        want[range.clone()].copy_from_slice(&plain[skip..skip + range.len()]);
-                    }
-                    Some(Err(error)) => {
-                        self.damaged(piece.extent, error)?;
-                        continue;
-                    }
-                    // `fetch` answers for each chunk; should it not, the piece stays as it is and verify will tell.
-                    None => continue,
-                },
-            }
-            touched[range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES)].fill(true);
+    /// Whether a piece may have to be written. Where only zeros stand, hashing them would find out no more than comparing
+    /// with the bytes does later.
+    fn differs(&self, piece: &Piece, step: Extent, before: &Before<'_>) -> bool {
+        let wants_zeros = matches!(piece.want, Want::Zeros | Want::Bad);
+        match before {
+            Before::Unknown => true,
+            Before::Zeros => !wants_zeros,
+            Before::Bytes(have) if !wants_zeros && is_zero(&have[range_of(piece, step.offset)]) => true,
+            Before::Bytes(have) => !holds(piece, self.target, step.offset, have),
         }
-        Ok(touched)
+    }
+
+    /// Puts the pieces into `want`; returns where. Damaged ones are left out.
+    fn fill(&self, step: Extent, pieces: &[&Piece], want: &mut [u8]) -> Result<Vec<Range<usize>>, Error> {
+        let failed = fill(self.image, step.offset, pieces, want);
+        if failed.len() < pieces.len() {
+            self.store_failures.store(0, Ordering::Relaxed);
+        }
+        let lost: HashSet<usize> = failed.iter().map(|(number, _)| *number).collect();
+        for (number, error) in failed {
+            self.damaged(pieces[number].extent, error)?;
+        }
+        let filled = pieces.iter().enumerate().filter(|(number, _)| !lost.contains(number));
+        Ok(filled.map(|(_, piece)| range_of(piece, step.offset)).collect())
     }
 
     /// Records what the store can't deliver; an error when it delivers nothing any more.
@@ -304,16 +334,20 @@ impl<'a> Job<'a> {
             };
             result.map_err(|source| Error::WriteTarget { offset: extent.offset, bytes, source })?;
             counter.fetch_add(bytes, Ordering::Relaxed);
+            self.sync_early(bytes)?;
             self.progress.add(if write.zeros { Counter::Zeros } else { Counter::Written }, bytes);
         }
         Ok(())
     }
-}
 
-fn chunk_of(piece: &Piece) -> Option<StoredChunk> {
-    match &piece.want {
-        Want::Chunk { chunk, .. } => Some(*chunk),
-        _ => None,
+    /// Has the medium work on what was written so far while other workers decode, so that little is left in the end.
+    fn sync_early(&self, bytes: u64) -> Result<(), Error> {
+        let before = self.unsynced.fetch_add(bytes, Ordering::Relaxed);
+        if before < SYNC_BYTES && before + bytes >= SYNC_BYTES {
+            self.target.sync()?;
+            self.unsynced.store(0, Ordering::Relaxed);
+        }
+        Ok(())
     }
 }
 
@@ -324,14 +358,32 @@ struct Write {
     zeros: bool,
 }
 
-/// The touched blocks that differ, neighbours joined.
-fn plan_writes(have: Option<&[u8]>, want: &[u8], touched: &[bool]) -> Vec<Write> {
+/// Where `want` was not filled, it gets what the target holds: blocks are written whole.
+fn restore_gaps(before: &Before<'_>, want: &mut [u8], filled: &[Range<usize>]) {
+    let mut at = 0;
+    let end = want.len()..want.len();
+    for range in filled.iter().chain([&end]) {
+        let gap = at..range.start;
+        match before {
+            Before::Bytes(have) => want[gap.clone()].copy_from_slice(&have[gap]),
+            Before::Zeros | Before::Unknown => want[gap].fill(0),
+        }
+        at = range.end;
+    }
+}
+
+/// The filled blocks that differ, neighbours joined.
+fn plan_writes(before: &Before<'_>, want: &[u8], filled: &[Range<usize>]) -> Vec<Write> {
+    let mut touched = vec![false; want.len().div_ceil(BLOCK_BYTES)];
+    for range in filled {
+        touched[range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES)].fill(true);
+    }
     let mut writes: Vec<Write> = Vec::new();
     for (number, block) in want.chunks(BLOCK_BYTES).enumerate() {
         let start = number * BLOCK_BYTES;
         let range = start..start + block.len();
         // In bounds: `touched` has an entry for each block, and `have` is as long as `want`.
-        let same = have.is_some_and(|have| have[range.clone()] == *block);
+        let same = matches!(before, Before::Bytes(have) if have[range.clone()] == *block);
         if !touched[number] || same {
             continue;
         }
@@ -341,7 +393,11 @@ fn plan_writes(have: Option<&[u8]>, want: &[u8], touched: &[bool]) -> Vec<Write>
             _ => writes.push(Write { range, zeros }),
         }
     }
-    join_short_zeros(writes)
+    let mut writes = join_short_zeros(writes);
+    if matches!(before, Before::Zeros) {
+        writes.retain(|write| !write.zeros);
+    }
+    writes
 }
 
 /// Zeros that are not worth a call become part of the data beside them.
