@@ -52,7 +52,7 @@ pub(crate) struct Args {
     /// Restore to a partition of the disk that the store is on
     #[arg(long)]
     allow_store_disk: bool,
-    /// Threads that fetch and write [default: one for each processor]
+    /// Threads that fetch and write, 24 at most [default: two for each processor]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     threads: usize,
     /// Show what would be done, and what speaks against it; write nothing

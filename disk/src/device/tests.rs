@@ -208,6 +208,38 @@ fn check_writes(target: &Target) {
 }
 
 #[test]
+fn long_writes_past_the_cache_and_short_ones_through_it_agree() {
+    let folder = tempdir().unwrap();
+    // An odd size: the last block can't be written past the cache.
+    let bytes = 4 * MIB + 777;
+    let path = folder.path().join("file");
+    let target = Target::open_file(&path, bytes).unwrap();
+    let mut model = vec![0; usize::try_from(bytes).unwrap()];
+    let mut buffer = AlignedBuffer::new(1 << 20);
+    let all = u64::try_from(buffer.len()).unwrap();
+    let spans = [
+        (0, all),
+        (4096, 5000),
+        (8192, 65536),
+        (100, all),
+        (2 * MIB, 65536 + 777),
+        (bytes - 65536 - 777, 65536 + 777),
+    ];
+    for (number, (offset, length)) in (1_u8..).zip(spans) {
+        buffer.fill(number);
+        let (start, length) = (usize::try_from(offset).unwrap(), usize::try_from(length).unwrap());
+        target.write_all_at(offset, &buffer[..length]).unwrap();
+        model[start..start + length].fill(number);
+        let mut found = vec![0; model.len()];
+        target.read_exact_at(0, &mut found).unwrap();
+        assert!(found == model, "{offset} {length}");
+    }
+    target.sync().unwrap();
+    drop(target);
+    assert!(std::fs::read(&path).unwrap() == model);
+}
+
+#[test]
 fn a_file_is_written_at_any_place() {
     let folder = tempdir().unwrap();
     check_writes(&Target::open_file(&folder.path().join("file"), 4 * MIB).unwrap());

@@ -51,7 +51,7 @@ pub struct RestoreOptions {
     pub keep_damaged: bool,
     /// `--verify`: read everything back, past the cache.
     pub verify: bool,
-    /// Threads; 0: one for each processor.
+    /// Threads, 24 at most; 0: two for each processor, as one waits for the medium while another decodes.
     pub threads: usize,
 }
 

@@ -264,6 +264,34 @@ fn bad_and_excluded_parts_become_zeros_and_are_said() {
 }
 
 #[test]
+fn chunks_in_any_packs_in_any_order_give_the_same_target() {
+    for seed in 30..36 {
+        let (_home, store) = small_store();
+        let bytes = disk_bytes(seed, 6 * MIB + 100);
+        // Each capture closes its packs: pieces of the disk stored before it, in another order, scatter its chunks.
+        let mut pieces: Vec<&[u8]> = bytes.chunks(300_000).collect();
+        let count = pieces.len();
+        pieces.rotate_left(usize::try_from(seed).unwrap() % count);
+        for piece in pieces.iter().rev().step_by(2) {
+            capture_bytes(&store, &piece.repeat(2));
+        }
+        let (_, image) = capture_bytes(&store, &bytes);
+        for (threads, old) in [(1, Vec::new()), (3, disk_bytes(seed ^ 7, bytes.len()))] {
+            let options = RestoreOptions { threads, ..RestoreOptions::default() };
+            let fresh = old.is_empty();
+            let target = MemoryDevice::new(if fresh { vec![0; bytes.len()] } else { old });
+            let plan = plan_for(&image, bytes.len(), &options);
+            let report = write::write_image(&plan, &image, &target, &options, fresh, &()).unwrap();
+            assert!(target.to_vec() == bytes && report.finished);
+            let mut stream = Vec::new();
+            restore_to_stream(&image, &mut stream, &options, &()).unwrap();
+            assert!(stream == bytes);
+        }
+        assert!(crate::verify_image(&image, 2, &()).unwrap().is_clean());
+    }
+}
+
+#[test]
 fn a_stream_is_the_image() {
     for length in [0, 1, 5 * MIB + 123, 40 * MIB] {
         let bytes = disk_bytes(22, length);
