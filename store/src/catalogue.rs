@@ -245,7 +245,7 @@ impl Catalogue {
             let pack = packs.get(expected.slot as usize).copied().flatten();
             let brief = pack.and_then(|pack| self.brief(pack.id, pack.bytes).ok()).map(|brief| brief.chunks);
             // A fingerprint is the first half of what the records have of an id.
-            let half = |(short, _): (u64, u32)| (short & u64::from(u32::MAX)) as u32;
+            let half = |(short, _): (u64, u32)| crate::shorts::low(short);
             brief.unwrap_or_default().into_iter().map(half).collect()
         };
         *fingers = Some(FingerTable::build(&expected, read));

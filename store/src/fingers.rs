@@ -230,7 +230,7 @@ mod tests {
         };
         let expected = |slot: u32| {
             let real = slot % 50 + 3;
-            Expected { slot, chunks: if slot % 9 == 0 { real + 1 } else { real } }
+            Expected { slot, chunks: if slot.is_multiple_of(9) { real + 1 } else { real } }
         };
         let packs: Vec<Expected> = (0..1000).map(expected).collect();
         let mut table = FingerTable::build(&packs, |pack| fingers(pack.slot));

@@ -5,6 +5,7 @@
 
 use crate::id::ChunkId;
 use crate::records::short;
+use crate::shorts::low;
 
 /// Needed by more than one.
 pub(crate) const SHARED: u32 = u32::MAX;
@@ -64,7 +65,7 @@ impl Owners {
 
     /// Enters that `owner` needs a chunk whose blob takes so much.
     pub(crate) fn add(&mut self, owner: u32, id: ChunkId, stored_bytes: u32) -> Before {
-        let key = ((short(id) >> 16) & u64::from(u32::MAX)) as u32;
+        let key = low(short(id) >> 16);
         // A blob has one byte at least (DESIGN §4.5).
         let before = self.parts[part_of(id)].add(Cell { key, stored_bytes: stored_bytes.max(1), owner });
         self.chunks += usize::from(before == Before::Nobody);

@@ -26,9 +26,15 @@ impl Default for Shorts {
     }
 }
 
+/// The lower half of a number.
+pub(crate) fn low(number: u64) -> u32 {
+    let [a, b, c, d, ..] = number.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
+
 /// Group and member of the first 64 bits of an id.
 fn split(short: u64) -> (usize, u32) {
-    ((short & 0xffff) as usize, ((short >> 16) & u64::from(u32::MAX)) as u32)
+    ((short & 0xffff) as usize, low(short >> 16))
 }
 
 impl Shorts {
@@ -96,7 +102,7 @@ mod tests {
 
     /// All over, and half of them close together in one group: that one grows.
     fn both(short: u64) -> [u64; 2] {
-        [short, short % 6000 << 16]
+        [short, (short % 6000) << 16]
     }
 
     proptest! {

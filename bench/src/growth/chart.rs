@@ -3,7 +3,6 @@
 //! Promise: of several measures of one name the one in the middle; what was not measured is left out. Knows nothing of how
 //! it was taken.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::made::CHUNK_BYTES_MEAN;
@@ -285,7 +284,7 @@ impl Panel {
 
     fn draw_lines(&self, svg: &mut String, across: &Scale, up: &Scale, right: f64) -> std::fmt::Result {
         // Names stand beside the ends of their lines, from the top down, none over another.
-        let mut ends: BTreeMap<(i64, usize), (&str, f64)> = BTreeMap::new();
+        let mut ends: Vec<(usize, &str, f64)> = Vec::new();
         for (number, line) in self.lines.iter().enumerate() {
             let colour = COLOURS[number % COLOURS.len()];
             let at: Vec<(f64, f64)> = line.points.iter().map(|(x, y)| (across.at(*x), up.at(*y))).collect();
@@ -299,10 +298,11 @@ impl Panel {
             for (x, y) in &at {
                 writeln!(svg, r#"<circle cx="{x:.1}" cy="{y:.1}" r="3" fill="{colour}"/>"#)?;
             }
-            ends.insert((end.round() as i64, number), (&line.name, *end));
+            ends.push((number, &line.name, *end));
         }
         let mut last = f64::MIN;
-        for ((_, number), (name, end)) in ends {
+        ends.sort_by(|one, other| one.2.total_cmp(&other.2));
+        for (number, name, end) in ends {
             last = end.max(last + NAME_STEP);
             let colour = COLOURS[number % COLOURS.len()];
             writeln!(

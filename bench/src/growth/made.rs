@@ -225,7 +225,7 @@ pub(super) fn in_segments(segments: u64, work: impl Fn(u64) -> Result<()> + Sync
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
-        let joined = workers.into_iter().map(|it| it.join());
-        joined.map(|it| it.unwrap_or_else(|_| Err(anyhow::anyhow!("a worker panicked")))).collect()
+        let mut joined = workers.into_iter().map(|it| it.join());
+        joined.try_for_each(|it| it.unwrap_or_else(|_| Err(anyhow::anyhow!("a worker panicked"))))
     })
 }
