@@ -174,7 +174,8 @@ impl Collector<'_> {
     }
 
     fn make_with(&self, copies: &Copies, careful: bool) -> Result<(Option<PackId>, Vec<usize>), Failed> {
-        let mut builder = self.work.new_pack();
+        let kind = copies.blobs.first().map_or(ChunkKind::Data, |blob| blob.entry.kind);
+        let mut builder = self.work.new_pack(kind);
         let mut lost = Vec::new();
         let mut first = 0;
         while first < copies.blobs.len() {

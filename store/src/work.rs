@@ -3,6 +3,7 @@
 //! Promise: when it goes, however it goes short of a kill, the session's record goes and the catalogue is closed.
 
 use crate::catalogue::{Catalogue, CatalogueState};
+use crate::codec::ChunkKind;
 use crate::error::line;
 use crate::id::{ImageId, SessionId};
 use crate::lock::StoreLock;
@@ -128,15 +129,16 @@ impl Work {
         &self.mended
     }
 
-    /// A pack to fill.
-    pub(crate) fn new_pack(&self) -> PackBuilder {
-        PackBuilder::new(self.spare().pop().unwrap_or_default())
+    /// A pack to fill. Only data takes memory that was used before: tables' packs are few, mostly small, and open for long.
+    pub(crate) fn new_pack(&self, kind: ChunkKind) -> PackBuilder {
+        let spare = if kind == ChunkKind::Data { self.spare().pop() } else { None };
+        PackBuilder::new(spare.unwrap_or_default())
     }
 
-    /// Takes the memory of a pack that is published.
-    pub(crate) fn give_back(&self, bytes: Vec<u8>) {
+    /// Takes the memory of a pack of this kind that is published.
+    pub(crate) fn give_back(&self, kind: ChunkKind, bytes: Vec<u8>) {
         let mut spare = self.spare();
-        if spare.len() < SPARE_PACKS_MAX {
+        if kind == ChunkKind::Data && spare.len() < SPARE_PACKS_MAX {
             spare.push(bytes);
         }
     }

@@ -24,8 +24,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Full packs being proved and published at once, for each processor: that takes a quarter of what a new chunk costs
-/// (bench/README.md), and as long again may go into waiting for the disk.
+/// One full pack is proved and published at a time for so many processors: it takes a quarter of the time that its chunks
+/// have cost (bench/README.md), more where the disk is slow.
 const PROCESSORS_PER_PACK_IN_FLIGHT: usize = 3;
 /// However few or many processors there are. A worker with another full pack waits before it takes it out of the writer,
 /// so that memory is bounded at this many times 32 MiB, and one more being filled.
@@ -288,7 +288,7 @@ impl Writer {
     fn append(&self, id: ChunkId, plain_bytes: u32, blob: &[u8]) -> (Place, Option<(OpenPack, Turn<'_>)>) {
         let fits = |pack: &OpenPack| pack.builder.bytes() + blob.len() <= self.options.pack_bytes as usize;
         let push = |open: &mut Option<OpenPack>| {
-            let pack = open.get_or_insert_with(|| self.open_pack());
+            let pack = open.get_or_insert_with(|| self.open_pack(ChunkKind::Data));
             let entry = pack.builder.push(id, ChunkKind::Data, plain_bytes, blob);
             Place { slot: pack.slot, offset: entry.offset, stored_bytes: entry.stored_bytes }
         };
@@ -304,8 +304,8 @@ impl Writer {
         (push(&mut open), full.map(|pack| (pack, turn)))
     }
 
-    fn open_pack(&self) -> OpenPack {
-        OpenPack { slot: self.catalogue().reserve_slot(), builder: self.work.new_pack() }
+    fn open_pack(&self, kind: ChunkKind) -> OpenPack {
+        OpenPack { slot: self.catalogue().reserve_slot(), builder: self.work.new_pack(kind) }
     }
 
     fn publish_data(&self, pack: OpenPack, turn: Turn<'_>) -> Result<(), Error> {
@@ -545,7 +545,7 @@ impl Sink for TableSink<'_> {
             return Ok(*place);
         }
         let blob = codec::seal(plain, self.writer.options.compression);
-        let pack = self.open.entry(level).or_insert_with(|| self.writer.open_pack());
+        let pack = self.open.entry(level).or_insert_with(|| self.writer.open_pack(ChunkKind::Table));
         let plain_bytes = u32::try_from(plain.len()).map_err(|_| Error::Misuse("a table of over 4 GiB"))?;
         let entry = pack.builder.push(id, ChunkKind::Table, plain_bytes, &blob);
         let place = Place { slot: pack.slot, offset: entry.offset, stored_bytes: entry.stored_bytes };
@@ -571,7 +571,10 @@ impl Work {
         let sealed = builder.seal().map_err(|source| Error::SelfCheck { source })?;
         self.objects().put(&pack_name(sealed.id), &sealed.bytes)?;
         self.catalogue().add(slot, sealed.id, sealed.bytes.len() as u64, &sealed.entries);
-        self.give_back(sealed.bytes);
+        // A pack holds blobs of one kind (DESIGN §4.5).
+        if let Some(first) = sealed.entries.first() {
+            self.give_back(first.kind, sealed.bytes);
+        }
         Ok(sealed.entries.into_iter().map(|entry| entry.id).collect())
     }
 }
