@@ -40,7 +40,8 @@ tool() {
     *) echo "$1: a filesystem that is not in v1" >&2; return 1 ;;
     esac
 }
-clone() { "$(tool "$1")" -c -s "$1" -o - -L /dev/null 2> /dev/null; }
+# It ends only when its progress display has woken up once more: after a second at best.
+clone() { "$(tool "$1")" -c -f 1 -s "$1" -o - -L /dev/null 2> /dev/null; }
 # A table for an empty file as large as the disk.
 save_table() {
     sfdisk -d "$1" > "$2/table"
@@ -67,7 +68,7 @@ partclone-restore)
     restore_table "$2" "$3"
     open "$3"
     for number in "${!parts[@]}"; do
-        zstd -q -dc "$2/$number.zst" | partclone.restore -s - -o "${parts[number]}" -L /dev/null 2> /dev/null
+        zstd -q -dc "$2/$number.zst" | partclone.restore -f 1 -s - -o "${parts[number]}" -L /dev/null 2> /dev/null
     done
     ;;
 partclone-same)

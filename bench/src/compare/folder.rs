@@ -67,6 +67,13 @@ impl Place {
         self.folder.join("store")
     }
 
+    /// Gives back what the store takes.
+    pub(crate) fn empty(&self) -> Result<()> {
+        fs::remove_dir_all(self.store())?;
+        fs::create_dir(self.store())?;
+        Ok(())
+    }
+
     pub(crate) fn environment(&self) -> Vec<(String, String)> {
         self.environment.clone()
     }
@@ -82,8 +89,7 @@ impl Place {
             }
             Step::RestoreDevice => {
                 fs::create_dir(&folder)?;
-                fs::copy(series.noise(), &file)?;
-                rustix::fs::sync();
+                series.write_noise(&file)?;
                 let device = LoopDevice::writable(&file).context("a loop device: needs root")?;
                 Ok(Some(RestoreTarget { folder, file, device: Some(device) }))
             }

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use disk::ReadAt;
 
 use super::step::Step;
 use crate::SEED;
@@ -66,23 +65,20 @@ impl Series {
         self.images.iter().find(|it| it.name == name).with_context(|| format!("{name}: no such image"))
     }
 
-    /// A disk's worth of what no image holds: what a target held before.
-    pub(crate) fn noise(&self) -> PathBuf {
-        self.folder.join("noise.disk")
+    /// Fills a file with a disk's worth of what no image holds: what a target held before.
+    pub(crate) fn write_noise(&self, path: &Path) -> Result<()> {
+        let mix = Mix { text_percent: 0, random_percent: 100, duplicate_percent: 0 };
+        write_file(&MadeUpDisk::new(self.image("v3")?.bytes, !SEED, mix), path)
     }
 
     fn derive(&self) -> Result<()> {
-        for step in Step::all().filter(|step| step.is_capture()) {
+        // Of the images that are hashed for a limit.
+        for step in [Step::First, Step::Again] {
             let image = self.path(step.image());
             let used = image.with_extension("used");
             if !used.exists() {
                 keep_used(&image, &used)?;
             }
-        }
-        let bytes = self.image("v3")?.bytes;
-        if fs::metadata(self.noise()).map(|it| it.len()).ok() != Some(bytes) {
-            let mix = Mix { text_percent: 0, random_percent: 100, duplicate_percent: 0 };
-            write_file(&MadeUpDisk::new(bytes, !SEED, mix) as &dyn ReadAt, &self.noise())?;
         }
         Ok(())
     }
