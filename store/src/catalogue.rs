@@ -223,7 +223,10 @@ impl Catalogue {
             return Some(listing.clone());
         }
         let pack = self.pack(slot)?;
-        let listing = self.entries(pack.id, pack.bytes).ok()?;
+        let listing = match self.records.entries(pack.id, pack.bytes) {
+            Some(entries) => entries,
+            None => self.objects.listing_of(pack.id, pack.bytes, pack.chunks).ok()?.into(),
+        };
         locked(self.shard(slot)).put(slot, listing.clone());
         Some(listing)
     }

@@ -18,6 +18,8 @@ use std::sync::Arc;
 const RECORD_BYTES_MAX: u64 = 256 << 20;
 /// What is fetched of a pack's end at first: most trailers fit, so that one request does.
 const TAIL_GUESS_BYTES: u64 = 64 << 10;
+/// No more is fetched at first whatever the catalogue says that a pack lists (I9): 24,000 entries.
+const TAIL_BYTES_MAX: u64 = 1 << 20;
 
 pub(crate) const CONFIG_NAMES: [&str; 2] = ["config", "config.copy"];
 
@@ -150,6 +152,25 @@ impl Objects {
 
     /// The listing of a pack, from its header and tail.
     pub(crate) fn listing(&self, pack: PackId, pack_bytes: u64) -> Result<Vec<PackEntry>, Error> {
+        self.listing_by_guess(pack, pack_bytes, TAIL_GUESS_BYTES)
+    }
+
+    /// The same where it is known how many entries there should be: no more than they take is read.
+    pub(crate) fn listing_of(
+        &self,
+        pack: PackId,
+        pack_bytes: u64,
+        entries: u32,
+    ) -> Result<Vec<PackEntry>, Error> {
+        self.listing_by_guess(pack, pack_bytes, pack::tail_of(entries).min(TAIL_BYTES_MAX))
+    }
+
+    fn listing_by_guess(
+        &self,
+        pack: PackId,
+        pack_bytes: u64,
+        guess_bytes: u64,
+    ) -> Result<Vec<PackEntry>, Error> {
         let damaged = |source| Error::Pack { pack, source };
         let least = (pack::HEADER_BYTES + pack::FOOTER_BYTES) as u64;
         if !(least..=pack::PACK_BYTES_MAX).contains(&pack_bytes) {
@@ -157,7 +178,7 @@ impl Objects {
         }
         let name = pack_name(pack);
         let header = self.get_range(&name, 0, pack::HEADER_BYTES as u64)?;
-        let guess = TAIL_GUESS_BYTES.min(pack_bytes);
+        let guess = guess_bytes.min(pack_bytes);
         let mut tail = self.get_range(&name, pack_bytes - guess, guess)?;
         let footer = &tail[tail.len().saturating_sub(pack::FOOTER_BYTES)..];
         let needed = pack::tail_bytes(footer, pack_bytes).map_err(damaged)?;

@@ -182,6 +182,11 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
 }
 
+/// How many bytes trailer and footer take with so many entries.
+pub(crate) fn tail_of(entries: u32) -> u64 {
+    u64::from(entries) * ENTRY_BYTES as u64 + FOOTER_BYTES as u64
+}
+
 /// How many bytes at a pack's end hold trailer and footer, from its last `FOOTER_BYTES` bytes.
 pub(crate) fn tail_bytes(footer: &[u8], pack_bytes: u64) -> Result<u64, PackError> {
     let length = |expected| PackError::Length { expected, found: pack_bytes };

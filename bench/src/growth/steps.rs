@@ -145,7 +145,9 @@ impl Step {
             }
             Step::Gc => {
                 let report = watch.time(|| open()?.gc(&GcOptions::default(), &()))?;
-                ensure!(report.images_removed.len() == 1 && report.packs_spared.is_empty(), "{report:?}");
+                // The packs between the chunks of one day and the next hold both, and can't be copied, being holes.
+                let spared = report.packs_spared.len();
+                ensure!(report.images_removed.len() == 1 && spared <= series.images().len(), "{report:?}");
             }
         }
         Ok(series.chunks)
