@@ -14,7 +14,7 @@ const STEP_BYTES: u64 = 4096;
 /// What a volume holds.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Content {
-    /// `ext4`, `xfs`, `btrfs`, `ntfs`, `vfat`, `exfat`, `swap`, `LVM2_member`, `crypto_LUKS`…: blkid's names.
+    /// `ext4`, `xfs`, `btrfs`, `ntfs`, `vfat`, `exfat`, `swap`, `swsuspend`, `LVM2_member`, `crypto_LUKS`…: blkid's names.
     pub kind: String,
     /// Label.
     pub label: Option<String>,
@@ -28,15 +28,22 @@ impl Content {
     }
 }
 
+const PROBES: [fn(&Head<'_>) -> Option<Content>; 18] = [
+    luks, raid, lvm, bitlocker, bcache, swap, ext, xfs, btrfs, f2fs, ntfs, exfat, vfat, squashfs, erofs,
+    iso9660, apfs, hfs_plus,
+];
+
 /// Looks at an extent of a device. Containers (LUKS, RAID, LVM) come first: what they hold may look like more.
 #[must_use]
 pub fn probe(device: &dyn ReadAt, extent: Extent) -> Option<Content> {
-    const PROBES: [fn(&Head<'_>) -> Option<Content>; 18] = [
-        luks, raid, lvm, bitlocker, bcache, swap, ext, xfs, btrfs, f2fs, ntfs, exfat, vfat, squashfs, erofs,
-        iso9660, apfs, hfs_plus,
-    ];
     let head = Head::read(device, extent)?;
     PROBES.iter().find_map(|probe| probe(&head))
+}
+
+/// All kinds of content that the extent looks like, the likeliest first.
+pub(crate) fn kinds(device: &dyn ReadAt, extent: Extent) -> Vec<String> {
+    let Some(head) = Head::read(device, extent) else { return Vec::new() };
+    PROBES.iter().filter_map(|probe| probe(&head)).map(|content| content.kind).collect()
 }
 
 /// The first bytes of a volume, and the means to read a few more.
@@ -188,12 +195,18 @@ fn bcache(head: &Head<'_>) -> Option<Content> {
     head.has(4120, &MAGIC).then(|| Content::new("bcache", head.text(4168, 32), head.uuid(4136)))
 }
 
-/// linux include/linux/swap.h, union swap_header: the magic ends the first page, whatever a page is.
+/// linux include/linux/swap.h, union swap_header: the magic ends the first page, whatever a page is. A hibernated
+/// system's takes its place: util-linux libblkid/src/superblocks/swap.c.
 fn swap(head: &Head<'_>) -> Option<Content> {
-    let ends = [4096_usize, 8192, 16384, 32768, 65536];
-    let end = ends.into_iter().find(|end| head.has(end.saturating_sub(10), b"SWAPSPACE2"))?;
-    debug_assert!(end >= 4096);
-    Some(Content::new("swap", head.text(1052, 16), head.uuid(1036)))
+    const SUSPENDED: [&[u8]; 5] =
+        [b"S1SUSPEND", b"S2SUSPEND", b"ULSUSPEND", b"LINHIB0001", b"\xed\xc3\x02\xe9\x98\x56\xe5\x0c"];
+    let kind_at = |end: usize| {
+        let at = end.saturating_sub(10);
+        let suspended = || SUSPENDED.iter().any(|magic| head.has(at, magic)).then_some("swsuspend");
+        if head.has(at, b"SWAPSPACE2") { Some("swap") } else { suspended() }
+    };
+    let kind = [4096_usize, 8192, 16384, 32768, 65536].into_iter().find_map(kind_at)?;
+    Some(Content::new(kind, head.text(1052, 16), head.uuid(1036)))
 }
 
 /// linux Documentation/filesystems/ext4/super.rst. What ext3 does not know makes it ext4; a journal makes it ext3.
