@@ -5,6 +5,8 @@
 //! or a loop without end (I6). What each parser reads and what it doubts: DESIGN.md §6.4.
 //! Knows nothing of files, except where their contents may be left out.
 
+mod crc;
+mod ext;
 mod swap;
 mod view;
 
@@ -158,6 +160,7 @@ type Parser = fn(&View<'_>) -> Result<Allocation, Doubt>;
 /// The parser of a filesystem, by blkid's name.
 fn parser(kind: &str) -> Option<Parser> {
     match kind {
+        "ext2" | "ext3" | "ext4" => Some(ext::allocation),
         "swap" => Some(swap::allocation),
         "swsuspend" => Some(swap::hibernated),
         _ => None,
