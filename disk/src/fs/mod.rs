@@ -7,6 +7,7 @@
 
 mod crc;
 mod ext;
+mod fat;
 mod swap;
 mod view;
 
@@ -162,6 +163,7 @@ fn parser(kind: &str) -> Option<Parser> {
     match kind {
         "ext2" | "ext3" | "ext4" => Some(ext::allocation),
         "swap" => Some(swap::allocation),
+        "vfat" => Some(fat::allocation),
         "swsuspend" => Some(swap::hibernated),
         _ => None,
     }

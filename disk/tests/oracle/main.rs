@@ -5,6 +5,7 @@
 //! combinations by default, hundreds with `CAS_ORACLE=all`. A missing tool fails with the package that has it.
 
 mod ext;
+mod fat;
 #[allow(dead_code)] // each filesystem needs some of it
 #[path = "../../src/testing.rs"]
 mod testing;

@@ -9,6 +9,8 @@ use std::path::Path;
 
 use disk::{Allocation, Device, Doubt, Extent, FREE_BYTES_MIN, ReadAt};
 
+use crate::testing::run;
+
 /// Whether hundreds of combinations are asked for.
 pub(crate) fn all() -> bool {
     std::env::var_os("CAS_ORACLE").is_some_and(|it| it == "all")
@@ -133,4 +135,22 @@ pub(crate) fn spoil(image: &Path, allocation: &Allocation) {
 fn write_noise(file: &File, noise: &mut Noise, extent: Extent) {
     let bytes = noise.bytes(usize::try_from(extent.bytes).unwrap());
     file.write_all_at(&bytes, extent.offset).unwrap();
+}
+
+/// What a partclone finds free: its domain file lists extents as `position size status`, `?` being free.
+pub(crate) fn partclone_free(tool: &str, image: &Path) -> Vec<Extent> {
+    let domain = image.with_extension("domain");
+    let (source, target) = (image.to_str().unwrap(), domain.to_str().unwrap());
+    run(tool, "partclone", &["-q", "-D", "-s", source, "-o", target, "-L", "/dev/null"], "");
+    let text = std::fs::read_to_string(&domain).unwrap();
+    std::fs::remove_file(&domain).unwrap();
+    let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let mut free = Vec::new();
+    for line in lines {
+        if let [offset, bytes, "?"] = line.split_whitespace().collect::<Vec<_>>()[..] {
+            free.push(Extent { offset: number(offset), bytes: number(bytes) });
+        }
+    }
+    free
 }
