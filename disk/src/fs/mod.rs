@@ -6,6 +6,7 @@
 //! Knows nothing of files, except where their contents may be left out.
 
 mod crc;
+mod exfat;
 mod ext;
 mod fat;
 mod swap;
@@ -163,6 +164,7 @@ fn parser(kind: &str) -> Option<Parser> {
     match kind {
         "ext2" | "ext3" | "ext4" => Some(ext::allocation),
         "swap" => Some(swap::allocation),
+        "exfat" => Some(exfat::allocation),
         "vfat" => Some(fat::allocation),
         "swsuspend" => Some(swap::hibernated),
         _ => None,

@@ -4,6 +4,7 @@
 //! overwritten with noise, after which the filesystem's own check must be clean and every file the same. Some
 //! combinations by default, hundreds with `CAS_ORACLE=all`. A missing tool fails with the package that has it.
 
+mod exfat;
 mod ext;
 mod fat;
 #[allow(dead_code)] // each filesystem needs some of it
