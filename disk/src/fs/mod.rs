@@ -2,7 +2,7 @@
 //!
 //! Promise: a block called free holds nothing that the filesystem, its tools or its user could miss. Whatever is not
 //! certain is a [`Doubt`], and then the volume is taken whole. Reads only; no bytes lead to a panic, a large allocation
-//! or a loop without end (I6). What each parser reads and what it doubts: DESIGN.md §6.4.
+//! or a loop without end (I6). What each parser reads and what it doubts: DESIGN.md §6.1.
 //! Knows nothing of files, except where their contents may be left out.
 
 mod crc;
