@@ -79,7 +79,9 @@ impl Boot {
         let (root_entries, short_fat) = (u64::from(raw.le16(17)?), u64::from(raw.le16(22)?));
         let is_fat32 = short_fat == 0;
         let fat_sectors = if is_fat32 { raw.le32(36)?.into() } else { short_fat };
-        if fat_sectors == 0 || is_fat32 != (root_entries == 0) {
+        // Where they do not fill their sectors, some look for the first cluster one sector earlier: Linux refuses them.
+        let is_even = root_entries.saturating_mul(32).is_multiple_of(sector_bytes);
+        if fat_sectors == 0 || is_fat32 != (root_entries == 0) || !is_even {
             return Err(impossible("entries of the root folder", root_entries));
         }
         let (expected, found) = (sectors.saturating_mul(sector_bytes), volume.bytes());

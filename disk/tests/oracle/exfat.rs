@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use disk::{Device, Extent, ReadAt};
+
 use crate::testing::{LoopDevice, image, run};
 use crate::tools::{Noise, all, assert_same_free, ours, ours_sure, partclone_free, spoil};
 
@@ -94,6 +96,18 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
+/// partclone takes what lies behind the last cluster for free too; for us it is used.
+fn free_by_partclone(file: &Path) -> Vec<Extent> {
+    let boot = Device::open_buffered(file).unwrap();
+    let mut raw = [0; 512];
+    boot.read_exact_at(0, &mut raw).unwrap();
+    let le32 = |at: usize| u64::from(u32::from_le_bytes(raw[at..at + 4].try_into().unwrap()));
+    let end = (le32(88) + (le32(92) << raw[109])) << raw[108];
+    let within =
+        |extent: Extent| Extent { bytes: extent.end().min(end).saturating_sub(extent.offset), ..extent };
+    partclone_free("partclone.exfat", file).into_iter().map(within).collect()
+}
+
 fn check(case: &Case, seed: u64) -> bool {
     let folder = tempfile::tempdir().unwrap();
     let file = image(folder.path(), "image", case.bytes);
@@ -102,7 +116,7 @@ fn check(case: &Case, seed: u64) -> bool {
     }
     let at = folder.path().join("mnt");
     let fresh = ours_sure(&file, &case.name());
-    assert_same_free(&fresh, partclone_free("partclone.exfat", &file), &format!("{}, fresh", case.name()));
+    assert_same_free(&fresh, free_by_partclone(&file), &format!("{}, fresh", case.name()));
     let mounted = Fuse::new(&file, at.clone(), "rw");
     fill(&mounted.0, seed, case.bytes / 3);
     let before = files(&mounted.0);
@@ -110,7 +124,7 @@ fn check(case: &Case, seed: u64) -> bool {
     assert!(doubt.to_string().contains("mount and unmount it once"), "{doubt}");
     drop(mounted);
     let filled = ours_sure(&file, &case.name());
-    assert_same_free(&filled, partclone_free("partclone.exfat", &file), &case.name());
+    assert_same_free(&filled, free_by_partclone(&file), &case.name());
     spoil(&file, &filled);
     run("fsck.exfat", "exfatprogs", &["-n", file.to_str().unwrap()], "");
     let mounted = Fuse::new(&file, at, "ro");

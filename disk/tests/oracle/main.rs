@@ -7,6 +7,7 @@
 mod exfat;
 mod ext;
 mod fat;
+mod swap;
 #[allow(dead_code)] // each filesystem needs some of it
 #[path = "../../src/testing.rs"]
 mod testing;

@@ -65,6 +65,8 @@ fn flags_and_disagreements_are_doubts() {
         empty.free.free_bytes() - chain.free.free_bytes(),
         cluster * if cluster * 3 < 4096 { 6 } else { 3 }
     );
+    // A root folder that ends within a sector.
+    assert!(matches!(read(with(&fat16, &[(17, &[9, 2])])), Err(Doubt::Impossible { .. })));
     // Smaller than its volume, and larger.
     let mut tail = fat16.clone();
     tail.resize(fat16.len() + 9000, 7);
