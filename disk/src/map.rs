@@ -192,7 +192,7 @@ mod tests {
             let is_free = |unit: u64| map.free().iter().any(|e| e.overlaps(&Extent { offset: unit * UNIT, bytes: UNIT }));
             for unit in 0_u64..450 {
                 let bit = unit.checked_sub(first).filter(|bit| *bit < count);
-                let zero = bit.and_then(|bit| bits.get(bit as usize / 8).map(|byte| byte >> (bit % 8) & 1 == 0));
+                let zero = bit.and_then(|bit| bits.get(usize::try_from(bit / 8).unwrap()).map(|byte| byte >> (bit % 8) & 1 == 0));
                 prop_assert_eq!(is_free(unit), zero.unwrap_or(false), "unit {}", unit);
             }
         }

@@ -107,7 +107,7 @@ mod tests {
         assert!(matches!(read(header(4096, 40)), Err(Doubt::TooLarge { .. })));
         assert!(matches!(read(header(4096, 0)), Err(Doubt::Impossible { .. })));
         let mut big_endian = header(4096, 39);
-        big_endian[1024..1028].copy_from_slice(&1_u32.to_be_bytes());
+        big_endian[1024..1028].copy_from_slice(&[0, 0, 0, 1]);
         assert!(matches!(read(big_endian), Err(Doubt::Mismatch { .. })));
         let mut twice = header(4096, 39);
         twice[8182..8192].copy_from_slice(MAGIC);

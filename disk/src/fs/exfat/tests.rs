@@ -103,7 +103,7 @@ fn the_volumes_own_files_must_be_whole_and_used() {
     ));
     // The root folder's chain bites its tail.
     let root_entry = fat() + le32(96) * 4;
-    let itself = (le32(96) as u32).to_le_bytes();
+    let itself = made()[96..100].to_vec();
     assert!(matches!(read(with(&[(root_entry, &itself)])), Err(Doubt::Impossible { .. })));
 }
 

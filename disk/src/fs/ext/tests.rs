@@ -115,7 +115,7 @@ fn counts_and_places_that_disagree_are_doubts() {
     }
     // The first group's descriptor: its free count, and its tables outside, in each other's place, in free blocks.
     let group = 2048;
-    let free = le32(plain(), group + 0xc) as u16;
+    let free = u16::from_le_bytes(plain()[group + 0xc..group + 0xe].try_into().unwrap());
     assert_doubt!(with(plain(), &[(group + 0xc, &(free + 1).to_le_bytes())]), Doubt::Mismatch { .. });
     for at in [0x0, 0x4, 0x8] {
         assert_doubt!(with(plain(), &[(group + at, &[0xff; 4])]), Doubt::Impossible { .. });
@@ -124,7 +124,7 @@ fn counts_and_places_that_disagree_are_doubts() {
     let bitmap = plain()[group..group + 4].to_vec();
     assert_doubt!(with(plain(), &[(group + 4, &bitmap)]), Doubt::Impossible { .. });
     let free_from = read(plain().to_vec()).unwrap().unwrap().free.free()[0].offset / 1024;
-    let free_block = (free_from as u32).to_le_bytes();
+    let free_block = u32::try_from(free_from).unwrap().to_le_bytes();
     assert_doubt!(with(plain(), &[(group + 4, &free_block)]), Doubt::Impossible { .. });
     // A bit of the bitmap.
     let bits = u32::from_le_bytes(bitmap.try_into().unwrap()) as usize * 1024;
