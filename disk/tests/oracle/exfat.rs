@@ -73,9 +73,12 @@ fn fill(folder: &Path, seed: u64, budget: u64) {
             break;
         }
         let parent = folder.join(format!("folder {}", number % 4));
-        std::fs::create_dir_all(&parent).unwrap();
         let path = parent.join(format!("file number {number}"));
-        std::fs::write(&path, noise.bytes(usize::try_from(bytes).unwrap())).unwrap();
+        let bytes = noise.bytes(usize::try_from(bytes).unwrap());
+        // Full: large clusters on a small volume.
+        if std::fs::create_dir_all(&parent).and_then(|()| std::fs::write(&path, bytes)).is_err() {
+            break;
+        }
         if number % 3 == 2 {
             doomed.push(path);
         }
