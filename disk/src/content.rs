@@ -184,9 +184,17 @@ fn lvm(head: &Head<'_>) -> Option<Content> {
     Some(Content::new("LVM2_member", None, parts.map(|parts| parts.join("-"))))
 }
 
-/// libbde documentation, "Volume header": the signature takes the place of NTFS'.
+/// libbde documentation, "Volume header": the signature takes the place of NTFS'; "BitLocker To Go": a FAT32 of
+/// stand-ins, whose boot sector has an identifier.
 fn bitlocker(head: &Head<'_>) -> Option<Content> {
-    head.has(3, b"-FVE-FS-").then(|| Content::new("BitLocker", None, None))
+    // In use, and while it is being encrypted: dislocker src/metadata/guid.h.
+    const TO_GO: [&[u8; 16]; 2] = [
+        b"\x3b\xd6\x67\x49\x29\x2e\xd8\x4a\x83\x99\xf6\xa3\x39\xe3\xd0\x01",
+        b"\x3b\x4d\xa8\x92\x80\xdd\x0e\x4d\x9e\x4e\xb1\xe3\x28\x4e\xae\xd8",
+    ];
+    let to_go = head.has(3, b"MSWIN4.1") && TO_GO.iter().any(|id| head.has(424, *id));
+    let found = to_go || head.has(3, b"-FVE-FS-");
+    found.then(|| Content::new("BitLocker", None, None))
 }
 
 /// linux drivers/md/bcache/bcache_ondisk.h.

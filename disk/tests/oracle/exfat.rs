@@ -55,6 +55,8 @@ impl Drop for Fuse {
         while holds(self.1.str()) {
             std::thread::yield_now();
         }
+        // A process that is ending has no name any more, but what it wrote may not have reached the file.
+        std::fs::File::open(self.1.str()).and_then(|device| device.sync_all()).ok();
     }
 }
 

@@ -86,6 +86,14 @@ fn what_only_fat32_has() {
     assert!(read(with(&fat32, &[(512 + 488, &[0xff; 4])])).is_ok());
 }
 
+/// The files that fill it say nothing of what is encrypted between them.
+#[test]
+fn bitlocker_to_go_is_no_fat() {
+    let id = b"\x3b\xd6\x67\x49\x29\x2e\xd8\x4a\x83\x99\xf6\xa3\x39\xe3\xd0\x01";
+    let to_go = with(&made("32", 40 << 20, &[]), &[(3, b"MSWIN4.1"), (424, id)]);
+    assert_eq!(read(to_go).unwrap(), None);
+}
+
 #[test]
 fn a_bad_sector_in_the_table_is_a_doubt() {
     let image = made("16", 16 << 20, &[]);
