@@ -170,6 +170,7 @@ pub(crate) mod tests {
                 excluded: false,
             }],
             excluded: vec![],
+            volume_use: None,
             bad_ranges: vec![],
             consistent: true,
         };

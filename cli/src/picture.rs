@@ -6,6 +6,7 @@
 use crate::table::Table;
 use crate::units::{show_bytes, show_bytes_exactly};
 use disk::{Content, Identity, Layout, TableKind, Use, UseKind, Volume};
+use image::VolumeUse;
 
 /// `/dev/sda: Samsung SSD 870, serial S5Y1, 931.5 GiB (… bytes), ata`.
 pub(crate) fn headline(identity: &Identity) -> String {
@@ -57,29 +58,59 @@ pub(crate) fn content_of(volume: &Volume) -> String {
     }
 }
 
-/// The partitions, as in `lsblk -f`; none without a table.
-pub(crate) fn partitions(layout: &Layout, excluded: &[u32]) -> Option<Table> {
+/// The partitions, as in `lsblk -f`; none without a table. `volume_use`: what was found out when only used blocks were read.
+pub(crate) fn partitions(
+    layout: &Layout,
+    excluded: &[u32],
+    volume_use: Option<&[VolumeUse]>,
+) -> Option<Table> {
     if layout.volumes.is_empty() {
         return None;
     }
-    let mut table = Table::new(&[">N", ">START", ">SIZE", "FSTYPE", "LABEL", "UUID", "PARTLABEL", "NOTE"]);
+    let head = [">N", ">START", ">SIZE", ">FREE", "FSTYPE", "LABEL", "UUID", "PARTLABEL", "NOTE"];
+    let shown = |column: &&str| *column != ">FREE" || volume_use.is_some();
+    let mut table = Table::new(&head.into_iter().filter(shown).collect::<Vec<_>>());
     for volume in &layout.volumes {
         let content = volume.content.as_ref();
         let text = |field: fn(&Content) -> &Option<String>| content.and_then(|c| field(c).clone());
-        let notes = [(volume.bootable, "bootable"), (excluded.contains(&volume.number), "left out")];
-        let notes: Vec<&str> = notes.into_iter().filter(|(is, _)| *is).map(|(_, note)| note).collect();
-        table.row([
+        let found = volume_use.into_iter().flatten().find(|found| found.volume == Some(volume.number));
+        let mut cells = vec![
             volume.number.to_string(),
             (volume.extent.offset / u64::from(layout.sector_bytes.max(1))).to_string(),
             show_bytes(volume.extent.bytes),
+        ];
+        if volume_use.is_some() {
+            let known = found.filter(|found| found.kind.is_some());
+            cells.push(known.map_or_else(String::new, |found| show_bytes(found.free_bytes)));
+        }
+        cells.extend([
             content_of(volume),
             text(|content| &content.label).unwrap_or_default(),
             text(|content| &content.uuid).unwrap_or_default(),
             volume.name.clone().unwrap_or_default(),
-            notes.join(", "),
+            notes(volume, excluded, found),
         ]);
+        table.row(cells);
     }
     Some(table)
+}
+
+/// What is to be said of a partition.
+fn notes(volume: &Volume, excluded: &[u32], found: Option<&VolumeUse>) -> String {
+    let mut notes = Vec::new();
+    if volume.bootable {
+        notes.push("bootable".to_owned());
+    }
+    if excluded.contains(&volume.number) {
+        notes.push("left out".to_owned());
+    }
+    for left_out in found.iter().flat_map(|found| &found.left_out) {
+        notes.push(format!("without {} ({})", left_out.name, show_bytes(left_out.bytes)));
+    }
+    if found.is_some_and(|found| found.doubt.is_some()) {
+        notes.push("every sector".to_owned());
+    }
+    notes.join(", ")
 }
 
 /// `mounted at /mnt (read-only)`, `swap`, `held by dm-0 (dm)`.
@@ -146,14 +177,32 @@ mod tests {
         let volumes = vec![volume(1, Some(root)), volume(2, None)];
         let layout = Layout { table: TableKind::Mbr, sector_bytes: 512, volumes, ..Layout::default() };
         assert_eq!(
-            partitions(&layout, &[2]).unwrap().lines(),
+            partitions(&layout, &[2], None).unwrap().lines(),
             [
                 "N  START     SIZE  FSTYPE   LABEL  UUID  PARTLABEL  NOTE",
                 "1   2048  1.0 GiB  ext4     root   6f-1             bootable",
                 "2   2048  1.0 GiB  (Linux)                          left out",
             ]
         );
-        assert!(partitions(&Layout::default(), &[]).is_none());
+        assert!(partitions(&Layout::default(), &[], None).is_none());
+        let found = |number, kind: Option<&str>, doubt: Option<&str>| VolumeUse {
+            volume: Some(number),
+            kind: kind.map(str::to_owned),
+            free_bytes: 3 << 20,
+            left_out: Vec::new(),
+            doubt: doubt.map(str::to_owned),
+        };
+        let mut of_root = found(1, Some("ext4"), None);
+        of_root.left_out.push(image::LeftOut { name: "pagefile.sys".to_owned(), bytes: 1 << 30 });
+        let both = [of_root, found(2, None, Some("the journal must be replayed first"))];
+        assert_eq!(
+            partitions(&layout, &[], Some(&both)).unwrap().lines(),
+            [
+                "N  START     SIZE     FREE  FSTYPE   LABEL  UUID  PARTLABEL  NOTE",
+                "1   2048  1.0 GiB  3.0 MiB  ext4     root   6f-1             bootable, without pagefile.sys (1.0 GiB)",
+                "2   2048  1.0 GiB           (Linux)                          every sector",
+            ]
+        );
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod source;
 mod stream;
 #[cfg(test)]
 mod testing;
+mod used;
 mod verify;
 mod workers;
 
@@ -41,4 +42,5 @@ pub use restore::{
 pub use segment::{Grid, Segment};
 pub use source::{SourceInfo, SourceRegion};
 pub use stream::capture_stream;
+pub use used::{LeftOut, Survey, UsedBlocks, VolumeUse, survey};
 pub use verify::{Difference, VerifyReport, verify_against, verify_image};

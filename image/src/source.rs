@@ -8,7 +8,7 @@ use disk::{Extent, Identity, Layout};
 use serde::{Deserialize, Serialize};
 use store::Manifest;
 
-use crate::Error;
+use crate::{Error, VolumeUse};
 
 /// A stretch of the device that is one volume, or the gap before, between or behind volumes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,9 @@ pub struct SourceInfo {
     /// Numbers of the volumes that were left out by request.
     #[serde(default)]
     pub excluded: Vec<u32>,
+    /// What was found out about each volume when only blocks in use were read; `None`: every sector was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_use: Option<Vec<VolumeUse>>,
     /// What could not be read, in order, on sector borders; reads as zeros.
     #[serde(default)]
     pub bad_ranges: Vec<Extent>,
@@ -59,7 +62,15 @@ impl SourceInfo {
         let mut excluded = exclude.to_vec();
         excluded.sort_unstable();
         excluded.dedup();
-        Ok(SourceInfo { identity, layout, regions, excluded, bad_ranges: Vec::new(), consistent: true })
+        Ok(SourceInfo {
+            identity,
+            layout,
+            regions,
+            excluded,
+            volume_use: None,
+            bad_ranges: Vec::new(),
+            consistent: true,
+        })
     }
 
     /// A stream: one region whose size is known in the end.
@@ -70,6 +81,7 @@ impl SourceInfo {
             layout,
             regions: Vec::new(),
             excluded: nothing,
+            volume_use: None,
             bad_ranges: Vec::new(),
             consistent: true,
         }

@@ -13,7 +13,7 @@ use crate::expected::{Expected, Piece, STEP_BYTES, Steps, Want};
 use crate::rescue::Rescuer;
 use crate::segment::in_memory;
 use crate::source::{intersect, join_extents};
-use crate::{Counter, Damage, Error, Note, Progress, SourceInfo, workers};
+use crate::{Counter, Damage, Error, ImageReader, Note, Progress, SourceInfo, UsedBlocks, workers};
 
 /// Findings kept of each sort; a person reads a few, a program needs no more to say "no". The rest is counted.
 const FINDINGS_MAX: usize = 10_000;
@@ -144,7 +144,7 @@ fn decode(
 }
 
 /// Compares a device with an image: by hash, without reading chunks from the store. What the image doesn't know (bad
-/// ranges, volumes left out) and what lies behind its end is not compared.
+/// ranges, volumes left out, blocks that no filesystem uses) and what lies behind its end is not compared.
 pub fn verify_against(
     image: &StoredImage,
     device: &dyn ReadAt,
@@ -154,7 +154,8 @@ pub fn verify_against(
     let info = SourceInfo::from_manifest(image.manifest())?;
     let bytes = image.bytes().min(device.size_bytes());
     let expected = Expected::image(image, bytes);
-    let mut report = compare(&expected, &info, device, bytes, threads, progress)?;
+    let used = UsedBlocks::new(device, info.unused(&ImageReader::new(image.clone())));
+    let mut report = compare(&expected, &info, &used, bytes, threads, progress)?;
     if device.size_bytes() != image.bytes() {
         report.device_bytes_found = Some(device.size_bytes());
     }

@@ -12,7 +12,9 @@ use crate::units::{show_bytes, show_duration, show_rate};
 use crate::{picture, place};
 use anyhow::{Context as _, Result};
 use disk::Device;
-use image::{CaptureChecks, CaptureOptions, CapturePlan, Captured, Concern, Severity};
+use image::{
+    CaptureChecks, CaptureOptions, CapturePlan, Captured, Concern, Severity, SourceInfo, UsedBlocks,
+};
 use jiff::Timestamp;
 use serde_json::json;
 use std::io::{self, IsTerminal};
@@ -45,6 +47,9 @@ pub(crate) struct Args {
     /// Leave out the partition with this number; may be repeated
     #[arg(long = "exclude-partition", value_name = "N")]
     exclude: Vec<u32>,
+    /// Read every sector, also what no filesystem uses
+    #[arg(long)]
+    raw: bool,
     /// Capture although a filesystem is mounted read-write; the image is marked not consistent
     #[arg(long)]
     allow_mounted: bool,
@@ -63,19 +68,34 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit> {
         return capture_stream(context, existing, &args);
     }
     let device = Device::open(Path::new(&args.source))?;
-    let plan = plan(context, &device, &args)?;
+    let mut plan = plan(context, &device, &args)?;
+    let unused = if args.raw || plan.is_refused() { Vec::new() } else { plan.survey(&device) };
+    let unused_bytes = unused.iter().map(|extent| extent.bytes).sum();
+    tell_doubts(context, &plan.source);
     if args.dry_run {
-        show_plan(context, &plan);
+        show_plan(context, &plan, unused_bytes);
         refuse(&plan.source.identity.path, &plan.concerns)?;
         return Ok(Exit::Done);
     }
     refuse(&plan.source.identity.path, &plan.concerns)?;
     let store = existing.map_or_else(|| place::open_or_create(context), Ok)?;
     let started = Instant::now();
+    let used = UsedBlocks::new(&device, unused);
     let captured = work(context, &args, |options, progress| {
-        image::capture(&plan.source, &device, &store, options, progress)
+        image::capture(&plan.source, &used, &store, options, progress)
     })?;
-    Ok(report(context, &store, &captured, started.elapsed()))
+    Ok(report(context, &store, &captured, unused_bytes, started.elapsed()))
+}
+
+/// One line for each volume that is taken whole although its filesystem is known.
+fn tell_doubts(context: &Context, source: &SourceInfo) {
+    for volume in source.volume_use.iter().flatten() {
+        if let Some(doubt) = &volume.doubt {
+            let place = volume.volume.map_or_else(String::new, |number| format!(", partition {number}"));
+            let path = &source.identity.path;
+            context.ui.note(format!("{path}{place}: every sector is read: {doubt}"));
+        }
+    }
 }
 
 fn capture_stream(context: &Context, existing: Option<Store>, args: &Args) -> Result<Exit> {
@@ -89,7 +109,7 @@ fn capture_stream(context: &Context, existing: Option<Store>, args: &Args) -> Re
     let captured = work(context, args, |options, progress| {
         image::capture_stream(&mut io::stdin().lock(), &store, options, progress)
     })?;
-    Ok(report(context, &store, &captured, started.elapsed()))
+    Ok(report(context, &store, &captured, 0, started.elapsed()))
 }
 
 /// Options that make no sense with a stream are errors rather than ignored.
@@ -134,15 +154,21 @@ fn refuse(path: &str, concerns: &[Concern]) -> Result<(), Said> {
     Err(Said::refused(format!("capture {path}: {}", texts.join("; "))).hint(hint))
 }
 
-fn show_plan(context: &Context, plan: &CapturePlan) {
+fn show_plan(context: &Context, plan: &CapturePlan, unused_bytes: u64) {
     let source = &plan.source;
     context.ui.say(format!("would capture {}", picture::headline(&source.identity)));
-    if let Some(table) = picture::partitions(&source.layout, &source.excluded) {
+    if let Some(table) = picture::partitions(&source.layout, &source.excluded, source.volume_use.as_deref()) {
         context.ui.say_all(table.lines());
     }
     let read: u64 =
         source.regions.iter().filter(|region| !region.excluded).map(|region| region.extent.bytes).sum();
-    context.ui.say(format!("would read {}", show_bytes(read)));
+    let read = read.saturating_sub(unused_bytes);
+    let unused = if unused_bytes > 0 {
+        format!(", and not {} that nothing uses", show_bytes(unused_bytes))
+    } else {
+        String::new()
+    };
+    context.ui.say(format!("would read {}{unused}", show_bytes(read)));
     context.ui.event(
         "summary",
         json!({
@@ -150,6 +176,8 @@ fn show_plan(context: &Context, plan: &CapturePlan) {
             "source": source.identity.path,
             "bytes": source.bytes(),
             "bytes_to_read": read,
+            "unused_bytes": unused_bytes,
+            "volumes": source.volume_use,
             "excluded_partitions": source.excluded,
             "consistent": source.consistent,
             "refused": plan.is_refused(),
@@ -194,17 +222,26 @@ pub(crate) fn host_name() -> String {
 }
 
 /// What has become of it.
-fn report(context: &Context, store: &Store, captured: &Captured, elapsed: Duration) -> Exit {
+fn report(
+    context: &Context,
+    store: &Store,
+    captured: &Captured,
+    unused_bytes: u64,
+    elapsed: Duration,
+) -> Exit {
     let statistics = &captured.manifest.statistics;
     let source = &captured.source;
     let left_out: u64 =
         source.regions.iter().filter(|region| region.excluded).map(|region| region.extent.bytes).sum();
-    let read = captured.manifest.bytes.saturating_sub(left_out);
+    let read = captured.manifest.bytes.saturating_sub(left_out).saturating_sub(unused_bytes);
     let duplicate = statistics.data_bytes.saturating_sub(statistics.new_bytes);
     let say = |name: &str, text: String| context.ui.say(format!("{name:<13} {text}"));
     say("image", captured.image.to_string());
     say("read", format!("{} in {}, {}", show_bytes(read), show_duration(elapsed), show_rate(read, elapsed)));
-    say("zeros", show_bytes(statistics.zero_bytes));
+    if unused_bytes > 0 {
+        say("unused", format!("{}, not read", show_bytes(unused_bytes)));
+    }
+    say("zeros", show_bytes(statistics.zero_bytes.saturating_sub(unused_bytes)));
     say("deduplicated", show_bytes(duplicate));
     say(
         "new",
@@ -237,6 +274,7 @@ fn report(context: &Context, store: &Store, captured: &Captured, elapsed: Durati
             "disk": captured.manifest.disk,
             "bytes": captured.manifest.bytes,
             "bytes_read": read,
+            "unused_bytes": unused_bytes,
             "zero_bytes": statistics.zero_bytes,
             "deduplicated_bytes": duplicate,
             "new_bytes": statistics.new_bytes,

@@ -204,7 +204,7 @@ fn target_lines(plan: &RestorePlan) -> Vec<String> {
     if let Ok(device) = Device::open_buffered(&plan.path) {
         let layout = Layout::read(&device, plan.target.logical_sector_bytes);
         let whole = Extent { offset: 0, bytes: device.size_bytes() };
-        match (picture::partitions(&layout, &[]), disk::probe(&device, whole)) {
+        match (picture::partitions(&layout, &[], None), disk::probe(&device, whole)) {
             (Some(table), _) => lines.extend(table.lines().into_iter().map(|line| format!("  {line}"))),
             (None, Some(content)) => {
                 let label = content.label.map(|label| format!(" {label:?}")).unwrap_or_default();

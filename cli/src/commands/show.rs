@@ -115,12 +115,27 @@ fn facts_of_source(source: &SourceInfo) -> Vec<(&'static str, String)> {
             "left out",
             excluded.iter().map(|number| format!("partition {number}")).collect::<Vec<_>>().join(", "),
         ),
+        ("blocks", blocks(source)),
         ("odd", source.layout.warnings.join("; ")),
     ]
 }
 
+/// Whether only blocks in use were read, and of what not.
+fn blocks(source: &SourceInfo) -> String {
+    let Some(volumes) = &source.volume_use else { return "every sector".to_owned() };
+    let doubts: Vec<String> = volumes
+        .iter()
+        .filter_map(|volume| {
+            let doubt = volume.doubt.as_ref()?;
+            let place = volume.volume.map_or_else(String::new, |number| format!(" of partition {number}"));
+            Some(format!("; every sector{place}: {doubt}"))
+        })
+        .collect();
+    format!("those in use{}", doubts.concat())
+}
+
 fn partitions(source: &SourceInfo) -> Vec<String> {
-    match picture::partitions(&source.layout, &source.excluded) {
+    match picture::partitions(&source.layout, &source.excluded, source.volume_use.as_deref()) {
         Some(table) => std::iter::once(String::new()).chain(table.lines()).collect(),
         None => Vec::new(),
     }
