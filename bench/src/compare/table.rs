@@ -114,7 +114,7 @@ fn ratios(records: &Records) -> String {
         let (theirs, ours) = (records.cell(tool.name, step)?, records.cell("cas", step)?);
         Some(of(&theirs) / of(&ours))
     };
-    let tools: Vec<&Tool> = keepers(records).into_iter().filter(|tool| tool.kind != Kind::Ours).collect();
+    let tools: Vec<&Tool> = keepers(records).into_iter().filter(|tool| tool.name != "cas").collect();
     let mut rows = Vec::new();
     for step in Step::all() {
         let cell = |tool: &&Tool| {

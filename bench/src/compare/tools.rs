@@ -88,8 +88,14 @@ const USUAL: Tool = Tool {
     note: "",
 };
 
+/// Ours, whatever was captured.
+const RESTORE_FILE: &str = r#"cas restore --quiet latest "$TARGET""#;
+const RESTORE_DEVICE: &str = r#"cas restore --quiet --yes latest "$TARGET""#;
+const VERIFY: &str = "cas scrub --quiet";
+const DELETE: &str = "cas forget --quiet latest~4 latest~3 && cas gc --quiet";
+
 /// All tools, ours first.
-pub(crate) const TOOLS: [Tool; 17] = [
+pub(crate) const TOOLS: [Tool; 18] = [
     Tool {
         name: "cas",
         title: "cas, every sector",
@@ -99,13 +105,33 @@ pub(crate) const TOOLS: [Tool; 17] = [
         environment: &[("CAS_STORE", "$STORE")],
         init: "cas init",
         commands: commands! {
-            capture: r#"cas capture --quiet --name "$MACHINE" "$IMAGE""#,
-            RestoreFile: r#"cas restore --quiet latest "$TARGET""#,
-            RestoreDevice: r#"cas restore --quiet --yes latest "$TARGET""#,
-            Verify: "cas scrub --quiet",
-            Delete: "cas forget --quiet latest~4 latest~3 && cas gc --quiet",
+            capture: r#"cas capture --raw --quiet --name "$MACHINE" "$IMAGE""#,
+            RestoreFile: RESTORE_FILE,
+            RestoreDevice: RESTORE_DEVICE,
+            Verify: VERIFY,
+            Delete: DELETE,
         },
         note: "reads the image by its path; what it publishes is decoded again, hashed and synced first; what it restores is synced",
+        ..USUAL
+    },
+    Tool {
+        name: "cas-used",
+        title: "cas, blocks in use",
+        kind: Kind::Ours,
+        programs: &["cas"],
+        version: "cas --version",
+        environment: &[("CAS_STORE", "$STORE")],
+        init: "cas init",
+        commands: commands! {
+            capture: r#"cas capture --quiet --name "$MACHINE" "$IMAGE""#,
+            RestoreFile: RESTORE_FILE,
+            RestoreDevice: RESTORE_DEVICE,
+            Verify: VERIFY,
+            Delete: DELETE,
+        },
+        proof: Proof::Own(r#""$BENCH/single.sh" partclone-same "$IMAGE" "$TARGET""#),
+        note: "its default: blocks that no filesystem uses are not read, and are zeros when restored; restored blocks in use are \
+               compared, by partclone's account of them",
         ..USUAL
     },
     Tool {

@@ -30,6 +30,7 @@ pub(crate) fn verdicts(records: &Records) -> Vec<Verdict> {
     let judge = Judge(records);
     vec![
         judge.times_as_fast("1 first image", Step::First, 2.0),
+        judge.times_as_fast_as("1 first image, blocks in use", "cas-used", Step::First, 2.8),
         judge.at_most("1 first image, against dd \\| zstd -3 -T0", Step::First, "dd-zstd", 1.0),
         judge.stored("1 stored after the first image", Step::First, 1.0),
         judge.times_as_fast("2 a day later", Step::Second, 5.0),
@@ -44,6 +45,7 @@ pub(crate) fn verdicts(records: &Records) -> Vec<Verdict> {
         judge.deletes_faster(),
         judge.frees(),
         judge.stored("5 the whole series stored", Step::Other, 0.87),
+        judge.stored_by("5 the whole series stored, blocks in use", "cas-used", Step::Other, 0.78),
         judge.peak(),
     ]
 }
@@ -66,7 +68,11 @@ impl Judge<'_> {
     }
 
     fn times_as_fast(&self, what: &str, step: Step, times: f64) -> Verdict {
-        let found = self.least(|peer| self.seconds(peer, step)).zip(self.seconds("cas", step));
+        self.times_as_fast_as(what, "cas", step, times)
+    }
+
+    fn times_as_fast_as(&self, what: &str, ours: &str, step: Step, times: f64) -> Verdict {
+        let found = self.least(|peer| self.seconds(peer, step)).zip(self.seconds(ours, step));
         verdict(
             what,
             format!("≥ {times} × the fastest peer"),
@@ -94,8 +100,12 @@ impl Judge<'_> {
     }
 
     fn stored(&self, what: &str, step: Step, times: f64) -> Verdict {
+        self.stored_by(what, "cas", step, times)
+    }
+
+    fn stored_by(&self, what: &str, ours: &'static str, step: Step, times: f64) -> Verdict {
         let of = |tool| self.0.cell(tool, step).map(|cell| cell.stored_bytes);
-        let found = self.least(of).zip(of("cas"));
+        let found = self.least(of).zip(of(ours));
         verdict(
             what,
             format!("≤ {times:.2} × the smallest peer"),
