@@ -127,7 +127,7 @@ impl Layout {
             next = next.saturating_add(blocks(segments)?);
         }
         let block_count = raw.le64(36)?;
-        let expected = block_count.checked_mul(BLOCK_BYTES).unwrap_or(u64::MAX);
+        let expected = block_count.saturating_mul(BLOCK_BYTES);
         if expected > volume.bytes() {
             return Err(Doubt::TooLarge { expected, found: volume.bytes() });
         }
@@ -159,7 +159,7 @@ impl Layout {
 }
 
 fn block(volume: &View<'_>, number: u64) -> Result<Vec<u8>, Doubt> {
-    volume.read(number.checked_mul(BLOCK_BYTES).unwrap_or(u64::MAX), BLOCK)
+    volume.read(number.saturating_mul(BLOCK_BYTES), BLOCK)
 }
 
 /// The newer of two packs.

@@ -1,13 +1,14 @@
-//! What lies in a mounted folder, and the complement of a list of extents.
+//! What lies in a mounted folder, the complement of a list of extents, and a device with a flipped byte.
 //!
 //! Promise: two folders with the same list have the same names and bytes.
 //! Knows nothing of filesystems.
+#![allow(clippy::cast_possible_truncation)] // images fit into memory
 
 use std::hash::{DefaultHasher, Hasher};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use disk::Extent;
+use disk::{Device, Error, Extent, ReadAt};
 
 use crate::tools::merged;
 
@@ -46,4 +47,27 @@ pub(crate) fn complement(used: Vec<Extent>, bytes: u64) -> Vec<Extent> {
     free.push(Extent { offset: from, bytes: bytes.saturating_sub(from) });
     free.retain(|extent| extent.bytes > 0);
     free
+}
+
+/// A device in which one byte is another, and what reads it is made to look right.
+pub(crate) struct Flipped<'a> {
+    pub(crate) device: &'a Device,
+    pub(crate) at: u64,
+    pub(crate) with: u8,
+    pub(crate) repair: fn(&mut [u8]),
+}
+
+impl ReadAt for Flipped<'_> {
+    fn size_bytes(&self) -> u64 {
+        self.device.size_bytes()
+    }
+
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+        self.device.read_exact_at(offset, buf)?;
+        if let Some(byte) = self.at.checked_sub(offset).and_then(|at| buf.get_mut(at as usize)) {
+            *byte ^= self.with;
+            (self.repair)(buf);
+        }
+        Ok(())
+    }
 }

@@ -4,13 +4,15 @@
 //! overwritten with noise, after which the filesystem's own check must be clean and every file the same. Some
 //! combinations by default, hundreds with `CAS_ORACLE=all`. A missing tool fails with the package that has it.
 
-
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // as in tests: it is nothing else
+
 mod btrfs;
 mod exfat;
 mod ext;
+mod f2fs;
 mod fat;
 mod files;
+mod lvm;
 mod swap;
 #[allow(dead_code)] // each filesystem needs some of it
 #[path = "../../src/testing.rs"]

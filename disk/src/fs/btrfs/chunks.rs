@@ -53,6 +53,7 @@ impl Chunks {
         while at < raw.len() {
             let key = Key::decode(raw, at)?;
             agree("kind of a system chunk", CHUNK_ITEM.into(), key.kind.into())?;
+            agree("object of a system chunk", FIRST_CHUNK_TREE, key.objectid)?;
             at = at.saturating_add(KEY_BYTES);
             let count = usize::from(raw.le16(at.saturating_add(44))?);
             let len = STRIPES.saturating_add(count.saturating_mul(STRIPE_BYTES));

@@ -112,10 +112,10 @@ fn this_volume<'a>(group: &'a Section, header: &Header) -> Result<(&'a str, &'a 
     for (name, value) in section(group, "physical_volumes")? {
         let physical = as_section(value).ok_or(Doubt::Impossible { place: "a physical volume", found: 0 })?;
         let id = string(physical, "id").unwrap_or_default();
-        if id.bytes().filter(|byte| *byte != b'-').eq(header.uuid) {
-            if found.replace((name.as_str(), physical)).is_some() {
-                return Err(Doubt::Impossible { place: "number of volumes with this id", found: 2 });
-            }
+        if id.bytes().filter(|byte| *byte != b'-').eq(header.uuid)
+            && found.replace((name.as_str(), physical)).is_some()
+        {
+            return Err(Doubt::Impossible { place: "number of volumes with this id", found: 2 });
         }
     }
     let (name, physical) = found.ok_or(Doubt::Elsewhere { place: "the volume group's own volume" })?;

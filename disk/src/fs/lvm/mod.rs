@@ -8,6 +8,9 @@ mod group;
 mod header;
 mod text;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 
 use self::group::{Group, Run};
