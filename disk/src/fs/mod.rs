@@ -5,10 +5,13 @@
 //! or a loop without end (I6). What each parser reads and what it doubts: DESIGN.md §6.1.
 //! Knows nothing of files, except where their contents may be left out.
 
+mod btrfs;
 mod crc;
 mod exfat;
 mod ext;
+mod f2fs;
 mod fat;
+mod lvm;
 mod swap;
 mod view;
 
@@ -162,7 +165,10 @@ type Parser = fn(&View<'_>) -> Result<Allocation, Doubt>;
 /// The parser of a filesystem, by blkid's name.
 fn parser(kind: &str) -> Option<Parser> {
     match kind {
+        "btrfs" => Some(btrfs::allocation),
         "ext2" | "ext3" | "ext4" => Some(ext::allocation),
+        "f2fs" => Some(f2fs::allocation),
+        "LVM2_member" => Some(lvm::allocation),
         "swap" => Some(swap::allocation),
         "exfat" => Some(exfat::allocation),
         "vfat" => Some(fat::allocation),

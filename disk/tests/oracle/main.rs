@@ -6,9 +6,13 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // as in tests: it is nothing else
 
+mod btrfs;
 mod exfat;
 mod ext;
+mod f2fs;
 mod fat;
+mod files;
+mod lvm;
 mod swap;
 #[allow(dead_code)] // each filesystem needs some of it
 #[path = "../../src/testing.rs"]
