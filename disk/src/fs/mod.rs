@@ -9,6 +9,7 @@ mod crc;
 mod exfat;
 mod ext;
 mod fat;
+mod ntfs;
 mod swap;
 mod view;
 
@@ -163,6 +164,7 @@ type Parser = fn(&View<'_>) -> Result<Allocation, Doubt>;
 fn parser(kind: &str) -> Option<Parser> {
     match kind {
         "ext2" | "ext3" | "ext4" => Some(ext::allocation),
+        "ntfs" => Some(ntfs::allocation),
         "swap" => Some(swap::allocation),
         "exfat" => Some(exfat::allocation),
         "vfat" => Some(fat::allocation),
