@@ -10,6 +10,7 @@ mod exfat;
 mod ext;
 mod fat;
 mod swap;
+mod ntfs;
 #[allow(dead_code)] // each filesystem needs some of it
 #[path = "../../src/testing.rs"]
 mod testing;

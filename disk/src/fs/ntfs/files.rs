@@ -132,5 +132,8 @@ fn collect(index: &[u8], node: usize, found: &mut Vec<(&'static str, u64)>) -> R
         }
         at = at.saturating_add(len);
     }
-    Err(Doubt::Impossible { place: "index of the root folder, entry at", found: u64::try_from(at).unwrap_or(0) })
+    Err(Doubt::Impossible {
+        place: "index of the root folder, entry at",
+        found: u64::try_from(at).unwrap_or(0),
+    })
 }

@@ -129,7 +129,10 @@ impl<'a> Mft<'a> {
             let len = usize::from(list.le16(at.saturating_add(4))?);
             let entry = list.part(at, len)?;
             if len < HEADER_BYTES {
-                return Err(Doubt::Impossible { place: "entry of a list of attributes", found: base.number() });
+                return Err(Doubt::Impossible {
+                    place: "entry of a list of attributes",
+                    found: base.number(),
+                });
             }
             let name_bytes = usize::from(entry.byte(6)?).saturating_mul(2);
             let found = entry.part(entry.byte(7)?.into(), name_bytes)?;

@@ -102,11 +102,13 @@ impl Stream {
     }
 
     pub(super) fn is_plain(&self) -> bool {
-        let holes = match &self.kept {
-            Kept::Inside(_) => false,
-            Kept::Elsewhere(runs, _) => runs.iter().any(|(_, run)| run.at.is_none()),
-        };
-        self.flags & NOT_PLAIN == 0 && !holes
+        match &self.kept {
+            // Flags on the index of a folder are for the files to come.
+            Kept::Inside(_) => true,
+            Kept::Elsewhere(runs, _) => {
+                self.flags & NOT_PLAIN == 0 && runs.iter().all(|(_, run)| run.at.is_some())
+            }
+        }
     }
 
     pub(super) fn is_inside(&self) -> bool {
@@ -151,9 +153,6 @@ impl Stream {
     pub(super) fn read(&self, disk: Disk<'_>, offset: u64, len: u64) -> Result<Vec<u8>, Doubt> {
         let outside = || Doubt::Outside { offset, bytes: len, found: self.bytes };
         let end = offset.checked_add(len).filter(|end| *end <= self.bytes).ok_or_else(outside)?;
-        if self.flags & NOT_PLAIN & !SPARSE != 0 {
-            return Err(Doubt::Feature { place: "flags of an attribute", found: self.flags.into() });
-        }
         let runs = match &self.kept {
             Kept::Inside(value) => {
                 let span = usize::try_from(offset).unwrap_or(usize::MAX)..usize::try_from(end).unwrap_or(0);
@@ -161,21 +160,23 @@ impl Stream {
             }
             Kept::Elsewhere(runs, _) => runs,
         };
+        if self.flags & NOT_PLAIN & !SPARSE != 0 {
+            return Err(Doubt::Feature { place: "flags of an attribute", found: self.flags.into() });
+        }
         let mut read = Vec::new();
         let mut at = offset;
         while at < end {
             let part = if at < self.initialized_bytes {
                 let cluster = at.checked_div(disk.boot.cluster_bytes).unwrap_or(0);
-                let index = runs.partition_point(|(first, run)| first.saturating_add(run.clusters) <= cluster);
+                let index =
+                    runs.partition_point(|(first, run)| first.saturating_add(run.clusters) <= cluster);
                 let (first, run) = runs.get(index).ok_or_else(outside)?;
                 let into = at.saturating_sub(disk.boot.place(*first));
                 let left = disk.boot.place(run.clusters).saturating_sub(into);
                 let until = end.min(self.initialized_bytes);
                 let len = usize::try_from(left.min(until.saturating_sub(at))).map_err(|_| outside())?;
                 match run.at {
-                    Some(place) => {
-                        disk.volume.read(disk.boot.place(place).saturating_add(into), len)?
-                    }
+                    Some(place) => disk.volume.read(disk.boot.place(place).saturating_add(into), len)?,
                     None => zeros(len)?,
                 }
             } else {
