@@ -12,6 +12,7 @@ mod fat;
 mod ntfs;
 mod swap;
 mod view;
+mod xfs;
 
 use view::View;
 
@@ -169,6 +170,7 @@ fn parser(kind: &str) -> Option<Parser> {
         "exfat" => Some(exfat::allocation),
         "vfat" => Some(fat::allocation),
         "swsuspend" => Some(swap::hibernated),
+        "xfs" => Some(xfs::allocation),
         _ => None,
     }
 }

@@ -15,3 +15,4 @@ mod ntfs;
 #[path = "../../src/testing.rs"]
 mod testing;
 mod tools;
+mod xfs;
