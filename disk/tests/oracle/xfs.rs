@@ -117,7 +117,7 @@ fn free_by_xfs_db(case: &Case, file: &Path) -> Vec<Extent> {
         bytes: blocks * case.block_bytes,
     };
     let mut free = Vec::new();
-    for line in xfs_db(file, &["freesp -d"]).lines() {
+    for line in xfs_db(file, &["freesp -d"]).lines().skip(1) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let numbers: Vec<u64> = words.iter().filter_map(|word| word.parse().ok()).collect();
         match numbers[..] {
@@ -359,7 +359,7 @@ fn parts_on_other_devices_are_a_doubt_as_root() {
     let (file_name, other) = (file.to_str().unwrap(), other.to_str().unwrap());
     for (option, place) in [("-l", "the log"), ("-r", "the realtime section")] {
         let device = if option == "-l" { "logdev" } else { "rtdev" };
-        let device = format!("{device}={other},size=32m");
+        let device = format!("{device}={other},size=64m");
         run("mkfs.xfs", "xfsprogs", &["-q", "-f", option, &device, file_name], "");
         assert_eq!(ours(&file).unwrap_err().to_string(), format!("{place} is on another device"));
     }
