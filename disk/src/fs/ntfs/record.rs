@@ -231,15 +231,13 @@ impl<'a> Attribute<'a> {
             let mut run = Run { clusters, at: None };
             if !distance.is_empty() {
                 at = signed(distance).and_then(|distance| at.checked_add(distance)).ok_or_else(wrong)?;
-                // Before version 3, holes are at -1.
-                if at != -1 {
-                    let place = u64::try_from(at).map_err(|_| wrong())?;
-                    let end = place.checked_add(clusters).ok_or_else(wrong)?;
-                    if end > boot.clusters {
-                        return Err(wrong());
-                    }
-                    run.at = Some(place);
+                // Windows NT 4 had holes at -1: no place, and a doubt.
+                let place = u64::try_from(at).map_err(|_| wrong())?;
+                let end = place.checked_add(clusters).ok_or_else(wrong)?;
+                if end > boot.clusters {
+                    return Err(wrong());
                 }
+                run.at = Some(place);
             }
             runs.push(run);
         }
