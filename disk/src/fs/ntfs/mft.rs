@@ -172,7 +172,7 @@ impl<'a> Mft<'a> {
         Ok(())
     }
 
-    /// Visits the records that the table's bitmap calls used, or that say so themselves.
+    /// Visits the records that say they are in use. One that the table's bitmap calls used must be whole, even so.
     pub(super) fn for_each_used(
         &self,
         mut visit: impl FnMut(&Record) -> Result<(), Doubt>,
@@ -200,8 +200,12 @@ impl<'a> Mft<'a> {
             )?;
             let bits = used.read(self.disk, first / 8, count.div_ceil(8))?;
             for (number, bytes) in (0_u64..).zip(table.chunks_exact(size(record_bytes))) {
-                if bit(&bits, number)? || Record::says_used(bytes) {
-                    visit(&Record::parse(bytes.to_vec(), first.saturating_add(number))?)?;
+                let is_used = Record::says_used(bytes);
+                let number_of = first.saturating_add(number);
+                if is_used {
+                    visit(&Record::parse(bytes.to_vec(), number_of)?)?;
+                } else if bit(&bits, number)? {
+                    Record::check_unused(bytes.to_vec(), number_of)?;
                 }
             }
             first = first.saturating_add(count);

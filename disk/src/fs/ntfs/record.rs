@@ -78,6 +78,16 @@ impl Record {
         bytes.starts_with(b"FILE") && bytes.le16(22).is_ok_and(|flags| flags & IN_USE != 0)
     }
 
+    /// Doubts a record that must be there, though not in use: a file that was never finished is none, a torn one may be.
+    pub(super) fn check_unused(mut bytes: Vec<u8>, number: u64) -> Result<(), Doubt> {
+        match bytes.starts_with(b"FILE") {
+            true => fix_up(&mut bytes, "file record", number),
+            false => {
+                Err(Doubt::Impossible { place: "no file record where one should be: number", found: number })
+            }
+        }
+    }
+
     /// Takes a record that should be in use.
     pub(super) fn parse(mut bytes: Vec<u8>, number: u64) -> Result<Self, Doubt> {
         let wrong = |place| Doubt::Impossible { place, found: number };

@@ -86,6 +86,10 @@ impl Stream {
     /// When all parts are there: they must make up what was allocated.
     pub(super) fn check_complete(&self, boot: &Boot) -> Result<(), Doubt> {
         let Kept::Elsewhere(_, next) = &self.kept else { return Ok(()) };
+        // Without holes, more clusters than the volume has are some of them twice, and reading it would have no end.
+        if self.is_plain() && *next > boot.clusters {
+            return Err(Doubt::Impossible { place: "clusters of an attribute", found: *next });
+        }
         let (expected, found) = (self.allocated_bytes, boot.place(*next));
         match expected == found || self.flags & NOT_PLAIN != 0 {
             true => Ok(()),

@@ -1,7 +1,7 @@
-//! One allocation group: its header, its free list, and its tree of free extents by block number.
+//! One allocation group: its header, its free list, and its two trees of free extents, by block number and by length.
 //!
 //! Promise: extents are told in order, lie inside the group, and on nothing that is known to be used: headers, the log,
-//! the free list, the tree itself. Goes through at most as many blocks as there are free extents, times the tree's height.
+//! the free list, the trees themselves; both trees have the same ones. Goes through at most as many blocks as there are free extents, times the tree's height.
 //! Knows nothing of the other trees. Format: xfsprogs libxfs/xfs_format.h, `struct xfs_agf`, `struct xfs_agfl`,
 //! `struct xfs_btree_block`, `struct xfs_alloc_rec`; the checks: libxfs/xfs_alloc.c, `xfs_agf_verify`, `xfs_agfl_verify`;
 //! libxfs/xfs_btree.c, `__xfs_btree_check_sblock`.
@@ -36,8 +36,8 @@ struct Group<'a> {
 
 /// The header's numbers.
 struct Header {
-    root: u32,
-    levels: u32,
+    /// By block number, and by length: root and levels.
+    trees: [(u32, u32); 2],
     free_list: (u32, u32, u32),
     free_blocks: u64,
     longest: u64,
@@ -55,12 +55,15 @@ pub(super) fn add_free(
     let group = Group { volume, superblock, number, first, blocks };
     let header = group.header()?;
     let listed = group.free_list(header.free_list)?;
-    let mut walk = Walk::new(&group);
-    walk.visit(header.root, header.levels, None)?;
-    let found = walk.finish()?;
+    let [by_number, by_length] = header.trees;
+    let found = walk(&group, Order::Number, by_number)?;
+    let again = walk(&group, Order::Length, by_length)?;
     same("free blocks of a group", header.free_blocks, found.blocks)?;
     same("longest free extent of a group", header.longest, found.longest)?;
-    let inner = len(&found.tree).saturating_sub(1);
+    if found.digest != again.digest {
+        return Err(group.wrong("free-space trees do not agree in group"));
+    }
+    let inner = len(&found.tree).saturating_add(len(&again.tree)).saturating_sub(2);
     if superblock.lazy_counters && inner > header.tree_blocks {
         return Err(Doubt::Mismatch {
             place: "tree blocks of a group",
@@ -68,7 +71,7 @@ pub(super) fn add_free(
             found: inner,
         });
     }
-    for block in listed.iter().chain(&found.tree) {
+    for block in listed.iter().chain(&found.tree).chain(&again.tree) {
         group.check_used(&found.free, group.extent((*block).into(), 1))?;
     }
     group.check_used(&found.free, group.headers())?;
@@ -101,13 +104,15 @@ impl Group<'_> {
         }
         same("number of a group", self.number, header.be32(8)?.into())?;
         same("blocks of a group", self.blocks, header.be32(12)?.into())?;
-        let levels = header.be32(28)?;
-        if !(1..=LEVELS_MAX).contains(&levels) {
-            return Err(Doubt::Impossible { place: "levels of a free-space tree", found: levels.into() });
+        let trees = [(header.be32(16)?, header.be32(28)?), (header.be32(20)?, header.be32(32)?)];
+        if let Some((_, levels)) = trees.iter().find(|(_, levels)| !(1..=LEVELS_MAX).contains(levels)) {
+            return Err(Doubt::Impossible {
+                place: "levels of a free-space tree",
+                found: u64::from(*levels),
+            });
         }
         Ok(Header {
-            root: header.be32(16)?,
-            levels,
+            trees,
             free_list: (header.be32(40)?, header.be32(44)?, header.be32(48)?),
             free_blocks: header.be32(52)?.into(),
             longest: header.be32(56)?.into(),
@@ -186,14 +191,31 @@ impl Group<'_> {
     }
 }
 
-/// Going through a tree from left to right.
+/// What a tree is sorted by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Number,
+    /// And those of the same length by number.
+    Length,
+}
+
+/// Goes through a tree from left to right.
+fn walk(group: &Group<'_>, order: Order, (root, levels): (u32, u32)) -> Result<Found, Doubt> {
+    let free = FreeMap::builder(group.superblock.bytes());
+    let mut walk = Walk { group, order, free, last: Vec::new(), before: (0, 0), found: Found::default() };
+    walk.visit(root, levels, None)?;
+    walk.finish()
+}
+
+/// A tree, gone through up to some place.
 struct Walk<'a> {
     group: &'a Group<'a>,
+    order: Order,
     free: FreeMapBuilder,
     /// For each level, the block visited last and its right neighbour.
     last: Vec<(u32, u32)>,
-    /// Where the extent before ended.
-    end: u64,
+    /// What the next extent must not be below: where the one before ended; or its length, and where it ended.
+    before: (u64, u64),
     found: Found,
 }
 
@@ -203,16 +225,13 @@ struct Found {
     free: FreeMap,
     blocks: u64,
     longest: u64,
+    /// A sum over the extents that is the same for the same extents in any order.
+    digest: u64,
     /// The tree's own blocks.
     tree: Vec<u32>,
 }
 
-impl<'a> Walk<'a> {
-    fn new(group: &'a Group<'a>) -> Self {
-        let free = FreeMap::builder(group.superblock.bytes());
-        Self { group, free, last: Vec::new(), end: 0, found: Found::default() }
-    }
-
+impl Walk<'_> {
     /// A block of the tree with so many levels from it down, whose first extent must begin where its parent says. The
     /// levels bound the depth; and each leaf tells of a free extent behind those before, so there is an end.
     fn visit(&mut self, block: u32, levels: u32, begins: Option<u32>) -> Result<(), Doubt> {
@@ -256,7 +275,12 @@ impl<'a> Walk<'a> {
         let wrong = || self.group.wrong("block of the free-space tree of group");
         let extent = self.group.extent(self.group.own(block)?.into(), 1);
         let bytes = volume.read(extent.offset, size(superblock.block_bytes))?;
-        let magic = if superblock.has_sums { b"AB3B" } else { b"ABTB" };
+        let magic = match (self.order, superblock.has_sums) {
+            (Order::Number, true) => b"AB3B",
+            (Order::Number, false) => b"ABTB",
+            (Order::Length, true) => b"AB3C",
+            (Order::Length, false) => b"ABTC",
+        };
         if bytes.part(0, 4)? != magic || u32::from(bytes.be16(4)?) != level {
             return Err(wrong());
         }
@@ -288,13 +312,20 @@ impl<'a> Walk<'a> {
     fn add(&mut self, first: u32, blocks: u32) -> Result<(), Doubt> {
         let (first, blocks) = (u64::from(first), u64::from(blocks));
         let end = first.saturating_add(blocks);
-        if blocks == 0 || first < self.end || end > self.group.blocks {
+        let (place, after) = match self.order {
+            Order::Number => ((first, 0), (end, 0)),
+            Order::Length => ((blocks, first), (blocks, end)),
+        };
+        if blocks == 0 || place < self.before || end > self.group.blocks {
             return Err(Doubt::Impossible { place: "free extent at block", found: first });
         }
-        self.end = end;
+        self.before = after;
         self.found.blocks = self.found.blocks.saturating_add(blocks);
         self.found.longest = self.found.longest.max(blocks);
-        self.free.add_free(self.group.extent(first, blocks));
+        self.found.digest = self.found.digest.wrapping_add(mixed(first, blocks));
+        if self.order == Order::Number {
+            self.free.add_free(self.group.extent(first, blocks));
+        }
         Ok(())
     }
 
@@ -308,4 +339,12 @@ impl<'a> Walk<'a> {
 
 fn len(blocks: &[u32]) -> u64 {
     number(blocks.len())
+}
+
+/// A number from both, such that the sums of different extents are different unless someone wants them to be equal.
+fn mixed(first: u64, blocks: u64) -> u64 {
+    /// Odd, and its bits look random: the golden ratio's.
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mixed = ((first << 32) | blocks).wrapping_add(1).wrapping_mul(FACTOR);
+    (mixed ^ (mixed >> 29)).wrapping_mul(FACTOR) ^ (mixed >> 32)
 }

@@ -1,4 +1,4 @@
-//! XFS: the free extents that each allocation group's tree by block number lists.
+//! XFS: the free extents that each allocation group's trees list, the one by block number and the one by length.
 //!
 //! Promise: free are only extents of trees whose every block is what its place says (checksum, owner, level, neighbours,
 //! order), which add up to the counts of their group and of the superblock; and only when the log ends with an unmount
@@ -30,11 +30,7 @@ pub(super) fn allocation(volume: &View<'_>) -> Result<Allocation, Doubt> {
     for number in 0..superblock.groups {
         counted = counted.saturating_add(group::add_free(volume, &superblock, number, &mut free)?);
     }
-    // Without lazy counters, the groups do not count the blocks of their trees.
-    let found = superblock.free_blocks;
-    if (superblock.lazy_counters && counted != found) || counted > found {
-        return Err(Doubt::Mismatch { place: "free blocks", expected: found, found: counted });
-    }
+    same("free blocks", superblock.free_blocks, counted)?;
     Ok(Allocation { kind: "xfs", free: free.finish(), excluded: Vec::new() })
 }
 
