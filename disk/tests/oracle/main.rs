@@ -9,8 +9,8 @@
 mod exfat;
 mod ext;
 mod fat;
-mod swap;
 mod ntfs;
+mod swap;
 #[allow(dead_code)] // each filesystem needs some of it
 #[path = "../../src/testing.rs"]
 mod testing;
