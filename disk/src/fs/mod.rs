@@ -12,8 +12,10 @@ mod ext;
 mod f2fs;
 mod fat;
 mod lvm;
+mod ntfs;
 mod swap;
 mod view;
+mod xfs;
 
 use view::View;
 
@@ -169,10 +171,12 @@ fn parser(kind: &str) -> Option<Parser> {
         "ext2" | "ext3" | "ext4" => Some(ext::allocation),
         "f2fs" => Some(f2fs::allocation),
         "LVM2_member" => Some(lvm::allocation),
+        "ntfs" => Some(ntfs::allocation),
         "swap" => Some(swap::allocation),
         "exfat" => Some(exfat::allocation),
         "vfat" => Some(fat::allocation),
         "swsuspend" => Some(swap::hibernated),
+        "xfs" => Some(xfs::allocation),
         _ => None,
     }
 }

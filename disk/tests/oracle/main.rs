@@ -13,8 +13,10 @@ mod f2fs;
 mod fat;
 mod files;
 mod lvm;
+mod ntfs;
 mod swap;
 #[allow(dead_code)] // each filesystem needs some of it
 #[path = "../../src/testing.rs"]
 mod testing;
 mod tools;
+mod xfs;
