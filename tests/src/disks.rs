@@ -78,6 +78,35 @@ impl Kind {
         kept.write_all_at(b"changed in place", 100).unwrap();
     }
 
+    /// Both hold the same files, by a driver or tool that only reads.
+    #[track_caller]
+    pub fn assert_same_files(self, one: &Path, other: &Path, folder: &Path) {
+        let sides = [(one, folder.join("one")), (other, folder.join("other"))];
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        let mut mounts = Vec::new();
+        for (node, at) in &sides {
+            fs::create_dir_all(at).unwrap();
+            match self {
+                Kind::Fat => drop(run("mcopy", &["-s", "-n", "-i", &text(node), "::/", &text(at)])),
+                Kind::Ntfs => {
+                    run("ntfs-3g", &["-o", "ro", &text(node), &text(at)]);
+                    mounts.push(Mount::taken(at));
+                }
+                // Without these, even a read-only mount writes to the log.
+                Kind::Ext4 => mounts.push(Mount::new(node, at, &["-o", "ro,noload"])),
+                Kind::Xfs => mounts.push(Mount::new(node, at, &["-o", "ro,norecovery,nouuid"])),
+                Kind::Btrfs => {
+                    // The kernel takes two btrfs with one UUID for one: so one after the other, by way of a copy.
+                    let mount = Mount::new(node, &at.with_extension("btrfs"), &["-o", "ro"]);
+                    run("cp", &["-a", &format!("{}/.", text(mount.folder())), &text(at)]);
+                }
+            }
+        }
+        run("diff", &["-r", "--no-dereference", &text(&sides[0].1), &text(&sides[1].1)]);
+        drop(mounts);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
     /// Its own checker, changing nothing, finds nothing wrong.
     pub fn check(self, node: &Path) {
         let node = node.to_str().unwrap();
@@ -149,6 +178,14 @@ impl Disk {
         let copy = self.file.with_file_name(name);
         run("cp", &["--sparse=always", self.file.to_str().unwrap(), copy.to_str().unwrap()]);
         copy
+    }
+
+    /// Every filesystem of it, found on another device, holds the same files.
+    #[track_caller]
+    pub fn assert_same_files(&self, device: &Loop, folder: &Path) {
+        for (number, kind) in &self.volumes {
+            kind.assert_same_files(&self.device.partition(*number), &device.partition(*number), folder);
+        }
     }
 
     /// Every filesystem of it, found on another device, passes its own checker.

@@ -177,6 +177,11 @@ impl Mount {
         Mount { folder: folder.to_path_buf() }
     }
 
+    /// What another program has mounted there.
+    pub fn taken(folder: &Path) -> Mount {
+        Mount { folder: folder.to_path_buf() }
+    }
+
     /// Where it is.
     pub fn folder(&self) -> &Path {
         &self.folder

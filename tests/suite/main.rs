@@ -15,4 +15,5 @@ mod refusals;
 mod roundtrip;
 mod sources;
 mod tidy;
+mod used;
 mod words;

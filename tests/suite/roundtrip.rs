@@ -44,7 +44,7 @@ fn number(of: &serde_json::Value, member: &str) -> u64 {
 /// Captures; what it says that changed chunks take up, and by how much the packs grew.
 fn captured(store: &Path, source: &Path) -> (String, u64, u64) {
     let before = folder_bytes(&store.join("packs"));
-    let said = summary(&cas_ok(store, &["capture", source.to_str().unwrap(), "--json", "--quiet"]));
+    let said = summary(&cas_ok(store, &["capture", source.to_str().unwrap(), "--raw", "--json", "--quiet"]));
     let grown = folder_bytes(&store.join("packs")) - before;
     let image = said["image"].as_str().unwrap().to_owned();
     let listed = summary(&cas_ok(store, &["images", "--json"]));
