@@ -2,10 +2,12 @@
 //!
 //! Knows nothing of any one test.
 
+use std::path::Path;
+
 use disk::{Extent, Identity, Layout, MemoryDevice, TableKind, Volume};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
-use store::{Config, Home, Store, StoredImage};
+use store::{Config, Home, Run, Store, StoredImage};
 
 use crate::{CaptureOptions, Captured, SourceInfo, capture};
 
@@ -78,6 +80,28 @@ pub(crate) fn capture_bytes(store: &Store, bytes: &[u8]) -> (Captured, StoredIma
     let captured = capture(&source(bytes.len(), Vec::new(), &[]), &device, store, &options(2), &()).unwrap();
     let image = store.image(captured.image).unwrap();
     (captured, image)
+}
+
+/// A store on disk with an image of these bytes, one bit flipped of the data chunk at an offset.
+pub(crate) fn damaged_store(folder: &Path, bytes: &[u8], at: u64) -> (Store, StoredImage) {
+    let home = Home::local(&folder.join("store"));
+    let config =
+        Config { segment_bytes: 256 << 10, leaf_bytes: 64 << 10, ..Config::new("fastcdc:1024,4096,16384") };
+    let store = Store::init(&home, config).unwrap();
+    let (_, image) = capture_bytes(&store, bytes);
+    let runs = image.runs(at, 1).unwrap();
+    let Run::Chunk(chunk) = runs[0].run else { panic!("no data at {at}") };
+    let pack = chunk.pack.to_string();
+    let path = folder.join("store/packs").join(&pack[..2]).join(&pack);
+    let mut held = std::fs::read(&path).unwrap();
+    held[usize::try_from(chunk.offset + chunk.stored_bytes / 2).unwrap()] ^= 4;
+    let mut permissions = std::fs::metadata(&path).unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o644);
+    std::fs::set_permissions(&path, permissions).unwrap();
+    std::fs::write(&path, held).unwrap();
+    let store = Store::open(&home).unwrap();
+    let image = store.image(image.id()).unwrap();
+    (store, image)
 }
 
 /// CRC-32 as in the UEFI specification, bit by bit.

@@ -292,10 +292,11 @@ fn split_by_volume(info: &SourceInfo, extent: Extent) -> Vec<Difference> {
 #[cfg(test)]
 mod tests {
     use disk::{FaultDevice, MemoryDevice};
-    use store::{Config, Home, Store};
 
     use super::*;
-    use crate::testing::{capture_bytes, disk_bytes, random_bytes, small_store, source, volume};
+    use crate::testing::{
+        capture_bytes, damaged_store, disk_bytes, random_bytes, small_store, source, volume,
+    };
     use crate::{Compare, RestoreOptions, capture, restore_to_stream};
 
     fn extent(offset: u64, bytes: u64) -> Extent {
@@ -337,36 +338,11 @@ mod tests {
         assert!(!report.is_clean());
     }
 
-    /// A store on disk, one bit of one data chunk flipped. The bytes, and the image.
-    fn damaged_store(folder: &std::path::Path) -> (Vec<u8>, Store, StoredImage) {
-        let home = Home::local(&folder.join("store"));
-        let config = Config {
-            segment_bytes: 256 << 10,
-            leaf_bytes: 64 << 10,
-            ..Config::new("fastcdc:1024,4096,16384")
-        };
-        let store = Store::init(&home, config).unwrap();
-        let bytes = random_bytes(42, 6 << 20);
-        let (_, image) = capture_bytes(&store, &bytes);
-        let runs = image.runs(3 << 20, 1).unwrap();
-        let Run::Chunk(chunk) = runs[0].run else { panic!("random bytes are no zeros") };
-        let pack = chunk.pack.to_string();
-        let path = folder.join("store/packs").join(&pack[..2]).join(&pack);
-        let mut held = std::fs::read(&path).unwrap();
-        held[usize::try_from(chunk.offset + chunk.stored_bytes / 2).unwrap()] ^= 4;
-        let mut permissions = std::fs::metadata(&path).unwrap().permissions();
-        std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o644);
-        std::fs::set_permissions(&path, permissions).unwrap();
-        std::fs::write(&path, held).unwrap();
-        let store = Store::open(&home).unwrap();
-        let image = store.image(image.id()).unwrap();
-        (bytes, store, image)
-    }
-
     #[test]
     fn damage_is_found_with_its_place_and_nothing_wrong_is_restored() {
         let folder = tempfile::tempdir().unwrap();
-        let (bytes, _store, image) = damaged_store(folder.path());
+        let bytes = random_bytes(42, 6 << 20);
+        let (_store, image) = damaged_store(folder.path(), &bytes, 3 << 20);
         let report = verify_image(&image, 2, &()).unwrap();
         assert_eq!(report.damaged.len(), 1);
         let lost = report.damaged[0].extent;

@@ -175,7 +175,7 @@ impl Collector<'_> {
 
     fn make_with(&self, copies: &Copies, careful: bool) -> Result<(Option<PackId>, Vec<usize>), Failed> {
         let kind = copies.blobs.first().map_or(ChunkKind::Data, |blob| blob.entry.kind);
-        let mut builder = self.work.new_pack(kind);
+        let mut builder = self.work.new_pack(kind, self.options.pack_bytes);
         let mut lost = Vec::new();
         let mut first = 0;
         while first < copies.blobs.len() {

@@ -4,6 +4,7 @@
 //! somebody forgets it. Knows nothing of disks, partitions or chunking.
 #![forbid(unsafe_code)]
 
+mod aligned;
 pub mod backend;
 mod catalogue;
 mod codec;

@@ -3,6 +3,7 @@
 //! Promise: a pack that `seal` returned has been decoded again from memory, blob by blob (I3), and its name is the hash
 //! of its bytes. Knows nothing of keys, of what chunks mean or of where packs are kept.
 
+use crate::aligned::AlignedBytes;
 use crate::codec::{self, BlobError, ChunkKind, PLAIN_BYTES_MAX};
 use crate::id::{ChunkId, PackId, blake3_of};
 
@@ -85,7 +86,7 @@ pub(crate) fn new_header() -> [u8; HEADER_BYTES] {
 /// A pack in the making.
 #[derive(Debug)]
 pub(crate) struct PackBuilder {
-    bytes: Vec<u8>,
+    bytes: AlignedBytes,
     entries: Vec<PackEntry>,
 }
 
@@ -93,14 +94,14 @@ pub(crate) struct PackBuilder {
 #[derive(Debug)]
 pub(crate) struct SealedPack {
     pub(crate) id: PackId,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) bytes: AlignedBytes,
     pub(crate) entries: Vec<PackEntry>,
 }
 
 impl PackBuilder {
-    /// An empty pack in the memory of `bytes`, whatever that held.
-    pub(crate) fn new(mut bytes: Vec<u8>) -> PackBuilder {
-        bytes.clear();
+    /// An empty pack in this memory, whatever it held.
+    pub(crate) fn new(memory: Vec<u8>) -> PackBuilder {
+        let mut bytes = AlignedBytes::anew(memory);
         bytes.extend_from_slice(&new_header());
         PackBuilder { bytes, entries: Vec::new() }
     }
@@ -312,7 +313,7 @@ mod tests {
 
         #[test]
         fn every_flip_is_seen(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..99), 1..5), at: prop::sample::Index, bit in 0u8..8) {
-            let mut bytes = pack_of(&chunks).bytes;
+            let mut bytes = pack_of(&chunks).bytes.to_vec();
             let id = blake3_of(&bytes);
             let place = at.index(bytes.len());
             bytes[place] ^= 1 << bit;

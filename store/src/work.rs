@@ -8,7 +8,7 @@ use crate::error::line;
 use crate::id::{ImageId, SessionId};
 use crate::lock::StoreLock;
 use crate::objects::{self, Objects, session_name};
-use crate::pack::PackBuilder;
+use crate::pack::{PACK_BYTES, PackBuilder};
 use crate::session::{self, MarkKind, SessionInfo};
 use crate::{Error, Progress, Store};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,6 +16,9 @@ use std::time::Duration;
 
 /// As many packs as are usually filled, or on their way, at once; what is kept beyond would only lie there.
 const SPARE_PACKS_MAX: usize = 2;
+
+/// For what a pack holds besides its blobs: 44 bytes for each, of which there are a few thousand at most with the usual rule.
+const PACK_ROOM_BYTES: usize = 1 << 20;
 
 /// See the file's head.
 #[derive(Debug)]
@@ -129,10 +132,16 @@ impl Work {
         &self.mended
     }
 
-    /// A pack to fill. Only data takes memory that was used before: tables' packs are few, mostly small, and open for long.
-    pub(crate) fn new_pack(&self, kind: ChunkKind) -> PackBuilder {
-        let spare = if kind == ChunkKind::Data { self.spare().pop() } else { None };
-        PackBuilder::new(spare.unwrap_or_default())
+    /// A pack to fill with about so many bytes. Only data takes memory that was used before, or that is large enough from the
+    /// start (not touched, it is not there yet): tables' packs are few, mostly small, and open for long.
+    pub(crate) fn new_pack(&self, kind: ChunkKind, pack_bytes: u32) -> PackBuilder {
+        let memory = match kind {
+            ChunkKind::Data => {
+                self.spare().pop().unwrap_or_else(|| Vec::with_capacity(memory_of(pack_bytes)))
+            }
+            ChunkKind::Table => Vec::new(),
+        };
+        PackBuilder::new(memory)
     }
 
     /// Takes the memory of a pack of this kind that is published.
@@ -169,6 +178,11 @@ impl Drop for Work {
         )
         .ok();
     }
+}
+
+/// What a pack of data that is closed at this size usually needs.
+fn memory_of(pack_bytes: u32) -> usize {
+    usize::try_from(pack_bytes.min(PACK_BYTES)).unwrap_or(0) + PACK_ROOM_BYTES
 }
 
 /// Removes the records of processes that are surely gone; only grace periods rest on them.

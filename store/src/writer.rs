@@ -305,7 +305,10 @@ impl Writer {
     }
 
     fn open_pack(&self, kind: ChunkKind) -> OpenPack {
-        OpenPack { slot: self.catalogue().reserve_slot(), builder: self.work.new_pack(kind) }
+        OpenPack {
+            slot: self.catalogue().reserve_slot(),
+            builder: self.work.new_pack(kind, self.options.pack_bytes),
+        }
     }
 
     fn publish_data(&self, pack: OpenPack, turn: Turn<'_>) -> Result<(), Error> {
@@ -573,7 +576,7 @@ impl Work {
         self.catalogue().add(slot, sealed.id, sealed.bytes.len() as u64, &sealed.entries);
         // A pack holds blobs of one kind (DESIGN §4.5).
         if let Some(first) = sealed.entries.first() {
-            self.give_back(first.kind, sealed.bytes);
+            self.give_back(first.kind, sealed.bytes.into_memory());
         }
         Ok(sealed.entries.into_iter().map(|entry| entry.id).collect())
     }

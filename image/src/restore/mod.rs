@@ -5,6 +5,7 @@
 //! nothing. What the store can't deliver is listed and left as the target had it, never made up.
 //! Knows nothing of confirmation: the plan is shown and asked about by the caller.
 
+mod asking;
 mod ends;
 mod plan;
 mod stream;
@@ -26,7 +27,7 @@ use crate::{Damage, Error, Note, Progress, SourceInfo, VerifyReport, verify};
 /// How the target's content is treated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compare {
-    /// Read the target, write only what differs.
+    /// Read the target, write only what differs. Where it holds nothing of the image, it is read now and then only.
     #[default]
     Read,
     /// `--no-compare`: write everything, holes as zeros too. For blank or fast targets.

@@ -1,6 +1,7 @@
 //! Restore against devices of memory: what is written, in which order, and what is left alone.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use disk::{FaultDevice, Layout, MemoryDevice, ReadAt, TableKind, WriteAt};
 use store::Store;
@@ -18,11 +19,12 @@ const MIB: usize = 1 << 20;
 struct Recorder {
     inner: MemoryDevice,
     writes: Mutex<Vec<Extent>>,
+    read: AtomicU64,
 }
 
 impl Recorder {
     fn new(bytes: Vec<u8>) -> Recorder {
-        Recorder { inner: MemoryDevice::new(bytes), writes: Mutex::default() }
+        Recorder { inner: MemoryDevice::new(bytes), writes: Mutex::default(), read: AtomicU64::default() }
     }
 
     fn written(&self) -> Vec<Extent> {
@@ -35,6 +37,7 @@ impl ReadAt for Recorder {
         self.inner.size_bytes()
     }
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), disk::Error> {
+        self.read.fetch_add(buf.len() as u64, Ordering::Relaxed);
         self.inner.read_exact_at(offset, buf)
     }
 }
@@ -173,6 +176,32 @@ fn without_comparing_everything_is_written_and_holes_are_zeros() {
     assert_eq!(target.inner().to_vec(), bytes);
     assert_eq!(target.reads(), 0);
     assert_eq!(report.written_bytes + report.zeroed_bytes, bytes.len() as u64);
+}
+
+/// Of the length of 24 steps, 1 MiB over and over.
+fn long_bytes(seed: u64) -> Vec<u8> {
+    crate::testing::random_bytes(seed, MIB).repeat(96)
+}
+
+/// What can't be had keeps what the target held, also where that is no longer looked at.
+#[test]
+fn a_foreign_target_is_not_read_through_and_keeps_what_damage_leaves() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bytes = long_bytes(52);
+    bytes.truncate(95 * MIB);
+    bytes.extend(crate::testing::random_bytes(53, MIB));
+    bytes.extend(crate::testing::random_bytes(52, MIB));
+    let (_store, image) = crate::testing::damaged_store(folder.path(), &bytes, 95 * MIB as u64 + 5000);
+    let before = long_bytes(54);
+    let target = Recorder::new([before.clone(), before[..MIB].to_vec()].concat());
+    let (_, report) = restore_to(&image, &target, &RestoreOptions::default()).unwrap();
+    assert!(!report.finished && report.damaged.len() == 1);
+    assert!(target.read.load(Ordering::Relaxed) < 85 * MIB as u64);
+    let lost = report.damaged[0].extent;
+    let (from, to) = (crate::segment::in_memory(lost.offset), crate::segment::in_memory(lost.end()));
+    let after = target.inner.to_vec();
+    assert!(after[from..to] == before[from..to]);
+    assert!(after[MIB..from] == bytes[MIB..from] && after[to..96 * MIB] == bytes[to..96 * MIB]);
 }
 
 #[test]

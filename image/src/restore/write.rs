@@ -14,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use disk::{AlignedBuffer, Extent, WriteAt};
 use store::StoredImage;
 
+use super::asking::Asking;
 use super::ends::{Ends, Guard};
 use super::{Compare, RestoreOptions, RestorePlan, RestoreReport};
 use crate::cutter::is_zero;
@@ -74,6 +75,7 @@ struct Job<'a> {
     expected: Expected<'a>,
     target: &'a dyn WriteAt,
     known: Known,
+    asking: Asking,
     progress: &'a dyn Progress,
     written: AtomicU64,
     zeroed: AtomicU64,
@@ -164,6 +166,7 @@ impl<'a> Job<'a> {
             expected,
             target,
             known,
+            asking: Asking::default(),
             progress,
             written,
             zeroed,
@@ -241,7 +244,10 @@ impl<'a> Job<'a> {
         if pieces.is_empty() {
             return Ok(Vec::new());
         }
-        let before = self.look(step, &mut buffers.have)?;
+        let mut before = match self.is_worth_asking(step) {
+            true => self.look(step, &mut buffers.have)?,
+            false => Before::Unknown,
+        };
         let differing: Vec<&Piece> =
             pieces.iter().filter(|piece| self.differs(piece, step, &before)).collect();
         let writes = match differing.is_empty() {
@@ -249,6 +255,10 @@ impl<'a> Job<'a> {
             false => {
                 let want = sized(&mut buffers.want, step.bytes);
                 let filled = self.fill(step, &differing, want)?;
+                if matches!(before, Before::Unknown) && !covers(&filled, want.len()) {
+                    // What we can't write must stay as it is.
+                    before = self.look(step, &mut buffers.have)?;
+                }
                 restore_gaps(&before, want, &filled);
                 plan_writes(&before, want, &filled)
             }
@@ -256,9 +266,16 @@ impl<'a> Job<'a> {
         let expected_bytes: u64 = pieces.iter().map(|piece| piece.extent.bytes).sum();
         let changed: u64 = writes.iter().map(|write| write.range.len() as u64).sum();
         let unchanged = expected_bytes.saturating_sub(changed);
+        if matches!(before, Before::Bytes(_)) {
+            self.asking.learn(expected_bytes, unchanged);
+        }
         self.unchanged.fetch_add(unchanged, Ordering::Relaxed);
         self.progress.add(Counter::Unchanged, unchanged);
         Ok(writes)
+    }
+
+    fn is_worth_asking(&self, step: Extent) -> bool {
+        self.known != Known::Asked || self.asking.is_worth(step.offset / STEP_BYTES)
     }
 
     /// What the target holds, as far as it should be asked and can tell: a bad sector may be cured by writing to it.
@@ -356,6 +373,12 @@ impl<'a> Job<'a> {
 struct Write {
     range: Range<usize>,
     zeros: bool,
+}
+
+/// Whether the ranges, which are in order, leave out nothing of so many bytes.
+fn covers(ranges: &[Range<usize>], bytes: usize) -> bool {
+    let end = ranges.iter().try_fold(0, |end, range| (range.start == end).then_some(range.end));
+    end == Some(bytes)
 }
 
 /// Where `want` was not filled, it gets what the target holds: blocks are written whole.

@@ -12,9 +12,13 @@ use std::path::Path;
 
 use walkdir::WalkDir;
 
+use crate::aligned::{ALIGNMENT, is_aligned};
 use rustix::buffer::spare_capacity;
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{CWD, OFlags, RenameFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
+
+/// Below this, waiting for the disk costs more than the copy that it saves.
+const DIRECT_BYTES_MIN: usize = 1 << 20;
 
 /// What lies in a folder.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -77,7 +81,10 @@ impl Files for OsFiles {
     }
 
     fn write(&self, file: &mut File, bytes: &[u8]) -> io::Result<usize> {
-        file.write(bytes)
+        match write_direct(file, bytes) {
+            Some(written) => Ok(written),
+            None => file.write(bytes),
+        }
     }
 
     fn sync(&self, file: &File) -> io::Result<()> {
@@ -155,9 +162,27 @@ impl Files for OsFiles {
     }
 }
 
+/// Writes the whole pages of `bytes` without a copy of them in the page cache, if they are many and begin on a page's
+/// border. `None` when that is not so, or not possible here: by the common way it may work, or says why not.
+///
+/// A pack is synced at once, so it gains nothing by the cache; and what it would push out of there, others may want.
+fn write_direct(file: &mut File, bytes: &[u8]) -> Option<usize> {
+    let whole = bytes.len() / ALIGNMENT * ALIGNMENT;
+    if whole < DIRECT_BYTES_MIN || !is_aligned(bytes) {
+        return None;
+    }
+    let flags = fcntl_getfl(&*file).ok()?;
+    fcntl_setfl(&*file, flags | OFlags::DIRECT).ok()?;
+    let written = file.write(&bytes[..whole]);
+    // Should this fail, what is left to write fails as well: it is no whole page.
+    fcntl_setfl(&*file, flags).ok();
+    written.ok().filter(|written| *written > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aligned::AlignedBytes;
 
     #[test]
     fn neither_way_to_a_name_replaces() {
@@ -174,6 +199,28 @@ mod tests {
         let free = folder.path().join("free");
         OsFiles.rename_new(&new, &free).unwrap();
         assert_eq!((fs::read(&free).unwrap().as_slice(), new.exists()), (&b"new"[..], false));
+    }
+
+    /// Also on filesystems that don't take direct writes: what is there in the end is what counts.
+    #[test]
+    fn large_aligned_writes_are_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        for (number, bytes) in
+            [DIRECT_BYTES_MIN - 1, DIRECT_BYTES_MIN, 3 * DIRECT_BYTES_MIN + 4097].iter().enumerate()
+        {
+            let mut content = AlignedBytes::default();
+            content.extend_from_slice(&(0..=250).cycle().take(*bytes).collect::<Vec<u8>>());
+            for from in [0, 1] {
+                let path = folder.path().join(format!("{number}-{from}"));
+                let mut file = OsFiles.create_new(&path).unwrap();
+                let mut rest = &content[from..];
+                while !rest.is_empty() {
+                    rest = &rest[OsFiles.write(&mut file, rest).unwrap()..];
+                }
+                OsFiles.sync(&file).unwrap();
+                assert!(fs::read(&path).unwrap() == content[from..], "{bytes} bytes, from {from}");
+            }
+        }
     }
 
     #[test]
