@@ -4,7 +4,9 @@
 //! Knows nothing of what is inside the file systems; a label kept in a folder or a table is looked up no further than
 //! one block (exFAT, NTFS).
 
-use crate::{Extent, ReadAt};
+mod foreign;
+
+use crate::{Error, Extent, ReadAt};
 
 /// The furthest magic is that of btrfs, 64 KiB in.
 const HEAD_BYTES: u64 = 68 << 10;
@@ -28,9 +30,27 @@ impl Content {
     }
 }
 
-const PROBES: [fn(&Head<'_>) -> Option<Content>; 18] = [
-    luks, raid, lvm, bitlocker, bcache, swap, ext, xfs, btrfs, f2fs, ntfs, exfat, vfat, squashfs, erofs,
-    iso9660, apfs, hfs_plus,
+const PROBES: [fn(&Head<'_>) -> Option<Content>; 20] = [
+    luks,
+    raid,
+    lvm,
+    bitlocker,
+    bcache,
+    swap,
+    ext,
+    xfs,
+    btrfs,
+    f2fs,
+    ntfs,
+    exfat,
+    vfat,
+    squashfs,
+    erofs,
+    iso9660,
+    apfs,
+    hfs_plus,
+    foreign::foreign,
+    foreign::zfs,
 ];
 
 /// Looks at an extent of a device. Containers (LUKS, RAID, LVM) come first: what they hold may look like more.
@@ -41,9 +61,14 @@ pub fn probe(device: &dyn ReadAt, extent: Extent) -> Option<Content> {
 }
 
 /// All kinds of content that the extent looks like, the likeliest first.
-pub(crate) fn kinds(device: &dyn ReadAt, extent: Extent) -> Vec<String> {
-    let Some(head) = Head::read(device, extent) else { return Vec::new() };
-    PROBES.iter().filter_map(|probe| probe(&head)).map(|content| content.kind).collect()
+///
+/// # Errors
+/// When a part of where they would say so cannot be read: what is there may be anything.
+pub(crate) fn kinds(device: &dyn ReadAt, extent: Extent) -> Result<Vec<String>, Error> {
+    let Some(head) = Head::read(device, extent) else { return Ok(Vec::new()) };
+    let mut again = vec![0; head.bytes.len()];
+    device.read_exact_at(head.extent.offset, &mut again)?;
+    Ok(PROBES.iter().filter_map(|probe| probe(&head)).map(|content| content.kind).collect())
 }
 
 /// The first bytes of a volume, and the means to read a few more.

@@ -1,6 +1,6 @@
 //! Devices: what they are, what lies on them, who uses them, and reading and writing their bytes.
 //!
-//! Promise: whoever holds [`ReadAt`] cannot write (I7); no bytes of a device lead to a panic or a large allocation (I6).
+//! Promise: whoever holds [`ReadAt`] cannot write (I7); no bytes of a device lead to a panic or a large allocation, allocation_of, check_table (I6).
 //! Knows nothing of chunks, stores or images.
 #![deny(missing_docs)]
 #![cfg_attr(
@@ -30,7 +30,7 @@ pub use device::read::Device;
 pub use device::target::Target;
 pub use double::{FaultDevice, MemoryDevice};
 pub use error::Error;
-pub use fs::{Allocation, Doubt, Excluded, allocation};
+pub use fs::{Allocation, Doubt, Excluded, allocation, allocation_of, check_table};
 pub use io::{Extent, ReadAt, WriteAt};
 pub use list::{DiskInfo, PartitionNode, list};
 pub use map::{EXTENTS_MAX, FREE_BYTES_MIN, FreeMap};

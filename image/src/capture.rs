@@ -17,6 +17,7 @@ use crate::guided::{Guided, guide_of, guide_segment};
 use crate::rescue::Rescuer;
 use crate::segment::{BLOCK_BYTES, Grid, Segment, in_memory};
 use crate::source::join_extents;
+use crate::used::{Survey, UsedBlocks, survey};
 use crate::{Counter, Error, Note, Progress, SourceInfo, workers};
 
 /// What a worker reads at once: large enough to keep any disk busy, small enough for 64 threads in 512 MiB. A multiple
@@ -34,6 +35,8 @@ pub struct CaptureOptions {
     pub writer: WriterOptions,
     /// Threads that read, cut and hash; 0: one for each processor.
     pub threads: usize,
+    /// Blocks that no filesystem uses are zeros, and not read; nobody may write to the source meanwhile.
+    pub in_use_only: bool,
     /// RFC 3339, UTC: now.
     pub created: String,
     /// This machine.
@@ -55,6 +58,8 @@ pub struct Captured {
     pub manifest: Manifest,
     /// The source as it was read: with bad ranges, and for a stream with its size.
     pub source: SourceInfo,
+    /// Bytes that were not read, as no filesystem uses them.
+    pub unused_bytes: u64,
 }
 
 /// Captures `device`, which `source` describes, into `store`.
@@ -69,8 +74,13 @@ pub fn capture(
     progress: &dyn Progress,
 ) -> Result<Captured, Error> {
     let mut attempt = 1;
+    let mut options = options.clone();
     loop {
-        match capture_once(source, device, store, options, WINDOW_BYTES, progress) {
+        match capture_once(source, device, store, &options, WINDOW_BYTES, progress) {
+            Err(Error::SourceInUse) => {
+                options.in_use_only = false;
+                progress.note(Note::CapturingWhole);
+            }
             Err(Error::Store(store::Error::PacksVanished { .. })) if attempt < CAPTURE_ATTEMPTS_MAX => {
                 attempt += 1;
                 progress.note(Note::CapturingAgain { attempt });
@@ -97,10 +107,13 @@ fn capture_once(
         progress.note(Note::Store(&text));
     }
     progress.total(Some(source.bytes()));
-    let rescuer = Rescuer::new(device, progress);
+    // Now that no lock has to be waited for: the less time passes, the less can have changed.
+    let survey = options.in_use_only.then(|| survey(device, source, |_| true));
+    let used = UsedBlocks::new(device, survey.as_ref().map_or_else(Vec::new, |survey| survey.unused.clone()));
+    let rescuer = Rescuer::new(&used, device, progress);
     let guide = guide_of(store, &writer, parent);
     let (guide, bad) = (guide.as_ref(), Mutex::default());
-    let job = Job { device, rescuer, rule, writer: &writer, guide, window_bytes, progress, bad };
+    let job = Job { device: &used, rescuer, rule, writer: &writer, guide, window_bytes, progress, bad };
     let room = carry_room(&rule);
     let buffer = || AlignedBuffer::new(room + window_bytes);
     let done = workers::run(options.threads, grid.len(), progress, buffer, |buffer, number| {
@@ -113,8 +126,16 @@ fn capture_once(
     if let Err(error) = done {
         return Err(give_up(writer, error));
     }
-    let source = SourceInfo { bad_ranges: join_extents(bad), ..source.clone() };
-    finish(writer, source, parent, options)
+    if let Some(before) = &survey
+        && *before != self::survey(device, source, |_| true)
+    {
+        return Err(give_up(writer, Error::SourceInUse));
+    }
+    let unused_bytes = survey.as_ref().map_or(0, Survey::unused_bytes);
+    let volume_use = survey.map(|survey| survey.volumes);
+    let source = SourceInfo { bad_ranges: join_extents(bad), volume_use, ..source.clone() };
+    let captured = finish(writer, source, parent, options)?;
+    Ok(Captured { unused_bytes, ..captured })
 }
 
 /// Publishes the image.
@@ -136,7 +157,7 @@ pub(crate) fn finish(
         disk,
     };
     let finished = writer.finish(description)?;
-    Ok(Captured { image: finished.image, manifest: finished.manifest, source })
+    Ok(Captured { image: finished.image, manifest: finished.manifest, source, unused_bytes: 0 })
 }
 
 /// Ends the session, keeping what was stored for the next try; the error that led here is what counts.

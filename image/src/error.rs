@@ -35,6 +35,9 @@ pub enum Error {
         #[source]
         source: disk::Error,
     },
+    /// What its filesystems use has changed since they were asked.
+    #[error("source: something writes to it")]
+    SourceInUse,
     /// The stream that is captured failed.
     #[error("stream, offset {offset:#x}: read")]
     ReadStream {
@@ -192,6 +195,7 @@ impl Error {
             Error::Disk(_) => Family::Disk,
             Error::ReadSource { .. }
             | Error::SourceDead { .. }
+            | Error::SourceInUse
             | Error::ReadStream { .. }
             | Error::WriteStream { .. }
             | Error::WriteTarget { .. }

@@ -38,6 +38,8 @@ pub enum Note<'a> {
         /// Which try begins, from 2.
         attempt: u32,
     },
+    /// Something wrote to the source while only blocks in use were read: it is read again, every sector.
+    CapturingWhole,
     /// A chunk of the image is damaged in the store: this range can't be restored.
     Damaged(Extent),
     /// The partition table of the target is being taken out of service until everything else is written.
@@ -56,6 +58,9 @@ impl fmt::Display for Note<'_> {
             }
             Note::CapturingAgain { attempt } => {
                 write!(f, "packs were collected meanwhile: reading the source again (try {attempt})")
+            }
+            Note::CapturingWhole => {
+                write!(f, "something writes to the source: reading it again, every sector")
             }
             Note::Damaged(range) => {
                 write!(f, "offset {:#x}: {} bytes are damaged in the store", range.offset, range.bytes)

@@ -29,14 +29,20 @@ const PROBES: u64 = 16;
 /// Reads a device around its bad sectors; shared by the threads that read the same device.
 pub(crate) struct Rescuer<'a> {
     device: &'a dyn ReadAt,
+    /// The same without anything in between: whether it lives.
+    medium: &'a dyn ReadAt,
     progress: &'a dyn Progress,
     /// Over all threads: any success sets it back.
     failures: AtomicU64,
 }
 
 impl<'a> Rescuer<'a> {
-    pub(crate) fn new(device: &'a dyn ReadAt, progress: &'a dyn Progress) -> Rescuer<'a> {
-        Rescuer { device, progress, failures: AtomicU64::new(0) }
+    pub(crate) fn new(
+        device: &'a dyn ReadAt,
+        medium: &'a dyn ReadAt,
+        progress: &'a dyn Progress,
+    ) -> Rescuer<'a> {
+        Rescuer { device, medium, progress, failures: AtomicU64::new(0) }
     }
 
     /// Fills `buf` with the device's bytes from `offset`; returns the ranges that could not be read, in order. Their
@@ -120,7 +126,7 @@ impl<'a> Rescuer<'a> {
         for probe in 0..PROBES {
             // Spread as (sectors - 1) * probe / 15, without the overflow that this has on huge devices.
             let at = sectors.saturating_sub(1) / (PROBES - 1) * probe;
-            match self.device.read_exact_at(at * sector, &mut buf) {
+            match self.medium.read_exact_at(at * sector, &mut buf) {
                 Ok(()) => return Ok(true),
                 Err(error) if error.is_unreadable() => {}
                 Err(source) => return Err(Error::ReadSource { offset, bytes: sector, source }),
@@ -152,7 +158,7 @@ mod tests {
             let ranges: Vec<Extent> = bad.iter().map(|sector| extent(sector * 512 + 7, 3)).collect();
             let device = FaultDevice::new(MemoryDevice::new(bytes.clone()), ranges);
             let mut buf = vec![0; in_memory(count * 512)];
-            let found = Rescuer::new(&device, &()).read(start * 512, &mut buf).unwrap();
+            let found = Rescuer::new(&device, &device, &()).read(start * 512, &mut buf).unwrap();
             for sector in start..start + count {
                 let at = in_memory((sector - start) * 512);
                 let is_bad = found.iter().any(|range| range.overlaps(&extent(sector * 512, 512)));
@@ -169,7 +175,7 @@ mod tests {
     fn a_dead_disk_is_an_error() {
         let device = FaultDevice::new(MemoryDevice::zeros(8 << 20), vec![extent(0, 8 << 20)]);
         let mut buf = vec![0; 4 << 20];
-        let result = Rescuer::new(&device, &()).read(0, &mut buf);
+        let result = Rescuer::new(&device, &device, &()).read(0, &mut buf);
         assert!(matches!(result, Err(Error::SourceDead { failed: 1024, .. })), "{result:?}");
     }
 
@@ -177,7 +183,7 @@ mod tests {
     fn a_long_scratch_is_bad_ranges() {
         let device = FaultDevice::new(MemoryDevice::zeros(8 << 20), vec![extent(4096, 3 << 20)]);
         let mut buf = vec![0; 4 << 20];
-        let bad = Rescuer::new(&device, &()).read(0, &mut buf).unwrap();
+        let bad = Rescuer::new(&device, &device, &()).read(0, &mut buf).unwrap();
         assert_eq!(bad, [extent(4096, 3 << 20)]);
     }
 
@@ -186,7 +192,7 @@ mod tests {
         let device = FaultDevice::new(MemoryDevice::zeros(8192), Vec::new());
         device.shrink_to(4096);
         let mut buf = vec![0; 4096];
-        let result = Rescuer::new(&device, &()).read(4096, &mut buf);
+        let result = Rescuer::new(&device, &device, &()).read(4096, &mut buf);
         assert!(matches!(result, Err(Error::ReadSource { offset: 4096, bytes: 4096, .. })), "{result:?}");
     }
 }

@@ -1,10 +1,10 @@
 //! Used blocks only: what no filesystem of a device uses reads as zeros, without being read.
 //!
-//! Promise: every byte that a volume's filesystem uses, every byte of a volume in doubt, and what lies between volumes is
-//! there as it is. The same device gives the same answer, and so does its image: all that decides is itself in use.
+//! Promise: every byte that a volume's filesystem uses, every byte of a volume in doubt, and all that lies between volumes
+//! (boot loaders, tables of partitions and arrays) is there as it is. The same device gives the same answer, and so does its image: all that decides is itself in use.
 //! Knows nothing of filesystems but what [`disk::allocation`] says.
 
-use disk::{Extent, ReadAt, TableKind};
+use disk::{Allocation, Device, Doubt, Extent, ReadAt, TableKind};
 use serde::{Deserialize, Serialize};
 
 use crate::check::{CapturePlan, Concern};
@@ -14,9 +14,8 @@ use crate::source::{SourceInfo, intersect, join_extents};
 /// A shorter stretch that is not used is read with what lies around it, and then made zeros: a seek costs more.
 const HOLE_BYTES_MIN: u64 = 64 << 10;
 
-/// So much at both ends of a gap between volumes is kept: boot loaders stand at its start, and what RAID controllers and
-/// old partition tables leave at its end.
-const GAP_ENDS_BYTES: u64 = 1 << 20;
+/// More stretches than this (64 MiB of memory) are not kept: volumes behind are taken whole.
+const EXTENTS_MAX: usize = 4 << 20;
 
 /// What was found out about a volume, or a device without a partition table, when it was captured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,44 +54,64 @@ pub struct Survey {
 
 /// Asks the filesystems of a device which blocks they use. Volumes for which `sure` says no are taken whole, unasked.
 pub fn survey(device: &dyn ReadAt, source: &SourceInfo, sure: impl Fn(Option<u32>) -> bool) -> Survey {
+    let table = disk::check_table(device, &source.layout);
     let mut survey = Survey::default();
-    let has_table = source.layout.table != TableKind::None;
-    let sound_table = has_table && source.layout.warnings.is_empty();
+    let mut hibernated = false;
     for region in source.regions.iter().filter(|region| !region.excluded) {
-        if region.volume.is_some() || !has_table {
-            if sure(region.volume) {
-                survey.ask(device, region.volume, region.extent);
-            }
-        } else if sound_table && region.extent.bytes > 2 * GAP_ENDS_BYTES {
-            survey.unused.push(Extent {
-                offset: region.extent.offset + GAP_ENDS_BYTES,
-                bytes: region.extent.bytes - 2 * GAP_ENDS_BYTES,
-            });
+        let volume = source.layout.volumes.iter().find(|volume| Some(volume.number) == region.volume);
+        let whole_device = source.layout.table == TableKind::None;
+        if !(volume.is_some() || whole_device) || !sure(region.volume) {
+            continue;
         }
+        let found = match (&table, volume) {
+            (Err(doubt), _) => Err(doubt.to_string()),
+            (Ok(()), Some(volume)) => disk::allocation_of(device, volume).map_err(|doubt| {
+                hibernated |= matches!(doubt, Doubt::Hibernated { .. });
+                doubt.to_string()
+            }),
+            (Ok(()), None) => disk::allocation(device, region.extent).map_err(|doubt| doubt.to_string()),
+        };
+        survey.add(region.volume, region.extent, found);
+    }
+    if hibernated {
+        survey.doubt_all("a system that hibernates may have it in its memory");
     }
     survey.unused = join_extents(std::mem::take(&mut survey.unused));
     survey
 }
 
 impl Survey {
-    fn ask(&mut self, device: &dyn ReadAt, volume: Option<u32>, extent: Extent) {
-        let mut found = VolumeUse { volume, kind: None, free_bytes: 0, left_out: Vec::new(), doubt: None };
-        match disk::allocation(device, extent) {
+    fn add(&mut self, volume: Option<u32>, extent: Extent, found: Result<Option<Allocation>, String>) {
+        let mut volume = VolumeUse { volume, kind: None, free_bytes: 0, left_out: Vec::new(), doubt: None };
+        match found {
             Ok(None) => {}
-            Err(doubt) => found.doubt = Some(doubt.to_string()),
+            Err(doubt) => volume.doubt = Some(doubt),
             Ok(Some(allocation)) => {
-                found.kind = Some(allocation.kind.to_owned());
-                found.free_bytes = allocation.free.free_bytes();
-                found.left_out = allocation.excluded.iter().map(LeftOut::of).collect();
                 let left_out = allocation.excluded.iter().flat_map(|excluded| &excluded.extents);
-                let within = allocation.free.free().iter().chain(left_out);
-                self.unused.extend(within.filter_map(|unused| {
-                    let offset = extent.offset.checked_add(unused.offset)?;
-                    intersect(Extent { offset, bytes: unused.bytes }, extent)
-                }));
+                let within: Vec<&Extent> = allocation.free.free().iter().chain(left_out).collect();
+                if self.unused.len() + within.len() > EXTENTS_MAX {
+                    volume.doubt = Some("its free space is in too many pieces".to_owned());
+                } else {
+                    volume.kind = Some(allocation.kind.to_owned());
+                    volume.free_bytes = allocation.free.free_bytes();
+                    volume.left_out = allocation.excluded.iter().map(LeftOut::of).collect();
+                    self.unused.extend(within.into_iter().filter_map(|unused| {
+                        let offset = extent.offset.checked_add(unused.offset)?;
+                        intersect(Extent { offset, bytes: unused.bytes }, extent)
+                    }));
+                }
             }
         }
-        self.volumes.push(found);
+        self.volumes.push(volume);
+    }
+
+    /// Takes everything whole.
+    fn doubt_all(&mut self, why: &str) {
+        self.unused.clear();
+        for volume in self.volumes.iter_mut().filter(|volume| volume.kind.is_some()) {
+            let (number, doubt) = (volume.volume, Some(why.to_owned()));
+            *volume = VolumeUse { volume: number, kind: None, free_bytes: 0, left_out: Vec::new(), doubt };
+        }
     }
 
     /// Bytes that are not read.
@@ -108,19 +127,12 @@ impl LeftOut {
 }
 
 impl CapturePlan {
-    /// Asks which blocks are used; the image will say what was found. What is not is the result: for [`UsedBlocks`].
-    ///
-    /// Nothing is asked while somebody may write to the source: what is free now might be used when it would be read.
-    pub fn survey(&mut self, device: &dyn ReadAt) -> Vec<Extent> {
+    /// Whether nobody is known who may write to the source meanwhile: what is free now might else be used when it would be
+    /// read. Asks the system too, by claiming the device: what it holds against that is seen in no list.
+    pub fn is_steady(&self, device: &Device) -> bool {
         let written =
             |concern: &Concern| matches!(concern, Concern::MountedReadWrite { .. } | Concern::Held { .. });
-        let steady = !self.concerns.iter().any(written);
-        let mut survey = survey(device, &self.source, |_| steady);
-        if !steady {
-            survey.unused.clear();
-        }
-        self.source.volume_use = Some(survey.volumes);
-        survey.unused
+        !self.concerns.iter().any(written) && device.claim()
     }
 }
 
@@ -139,19 +151,22 @@ impl SourceInfo {
 pub struct UsedBlocks<'a> {
     device: &'a dyn ReadAt,
     unused: Vec<Extent>,
+    /// Of these, those that are worth a seek.
+    holes: Vec<Extent>,
 }
 
 impl<'a> UsedBlocks<'a> {
     /// `unused` must be sorted and disjoint, as [`Survey::unused`] is.
     pub fn new(device: &'a dyn ReadAt, unused: Vec<Extent>) -> UsedBlocks<'a> {
-        UsedBlocks { device, unused }
+        let holes = unused.iter().filter(|hole| hole.bytes >= HOLE_BYTES_MIN).copied().collect();
+        UsedBlocks { device, unused, holes }
     }
+}
 
-    /// The unused extents that end behind `offset`.
-    fn from(&self, offset: u64) -> &[Extent] {
-        // In bounds: a partition point is at most the length.
-        &self.unused[self.unused.partition_point(|extent| extent.end() <= offset)..]
-    }
+/// Those that end behind `offset`.
+fn behind(extents: &[Extent], offset: u64) -> &[Extent] {
+    // In bounds: a partition point is at most the length.
+    &extents[extents.partition_point(|extent| extent.end() <= offset)..]
 }
 
 impl ReadAt for UsedBlocks<'_> {
@@ -162,7 +177,7 @@ impl ReadAt for UsedBlocks<'_> {
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), disk::Error> {
         let span = Extent { offset, bytes: buf.len() as u64 };
         let within: Vec<Extent> =
-            self.from(offset).iter().map_while(|unused| intersect(*unused, span)).collect();
+            behind(&self.unused, offset).iter().map_while(|unused| intersect(*unused, span)).collect();
         // Between holes that are worth a seek, in one piece.
         let end = Extent { offset: span.end(), bytes: 0 };
         let mut at = offset;
@@ -187,7 +202,7 @@ impl ReadAt for UsedBlocks<'_> {
         loop {
             let Some(data) = self.device.next_data(at)? else { return Ok(None) };
             let mut start = data.offset.max(at);
-            let mut holes = self.from(start).iter().filter(|hole| hole.bytes >= HOLE_BYTES_MIN);
+            let mut holes = behind(&self.holes, start).iter();
             let mut next = holes.next();
             while let Some(hole) = next.filter(|hole| hole.offset <= start) {
                 start = hole.end();
@@ -208,12 +223,14 @@ impl ReadAt for UsedBlocks<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use disk::{FaultDevice, MemoryDevice};
     use proptest::prelude::*;
 
     use super::*;
     use crate::testing::{capture_bytes, random_bytes, small_store, source, volume};
-    use crate::{ImageReader, capture};
+    use crate::{CaptureOptions, ImageReader, capture};
 
     fn extent(offset: u64, bytes: u64) -> Extent {
         Extent { offset, bytes }
@@ -265,17 +282,117 @@ mod tests {
         assert_eq!(captured.source.bad_ranges, []);
     }
 
+    /// 8 MiB of swap, of which nothing is kept but the first page.
+    fn swap() -> Vec<u8> {
+        let mut bytes = random_bytes(12, 8 << 20);
+        bytes[..4096].fill(0);
+        bytes[1024..1028].copy_from_slice(&1_u32.to_le_bytes());
+        bytes[1028..1032].copy_from_slice(&2047_u32.to_le_bytes());
+        bytes[4086..4096].copy_from_slice(b"SWAPSPACE2");
+        bytes
+    }
+
+    /// A disk with two such volumes, and data between and around.
+    fn disk() -> (Vec<u8>, SourceInfo) {
+        let mut bytes = random_bytes(13, 30 << 20);
+        // Nothing that looks like a filesystem over the whole.
+        bytes[..1 << 20].fill(0);
+        for at in [4 << 20, 16 << 20] {
+            bytes[at..at + (8 << 20)].copy_from_slice(&swap());
+        }
+        let swap = |number, at| disk::Volume { type_id: "0x82".to_owned(), ..volume(number, at, 8 << 20) };
+        let info = source(30 << 20, vec![swap(1, 4 << 20), swap(2, 16 << 20)], &[]);
+        (bytes, info)
+    }
+
     #[test]
-    fn what_lies_between_volumes_is_kept_at_its_ends() {
-        let info = source(9 << 20, vec![volume(1, 1 << 20, 1 << 20)], &[]);
-        let device = MemoryDevice::zeros(9 << 20);
+    fn what_lies_between_volumes_is_kept() {
+        let (bytes, info) = disk();
+        let device = MemoryDevice::new(bytes);
+        let unused =
+            [extent((4 << 20) + 4096, (8 << 20) - 4096), extent((16 << 20) + 4096, (8 << 20) - 4096)];
         let found = survey(&device, &info, |_| true);
-        assert_eq!(found.unused, [extent(3 << 20, 5 << 20)]);
-        assert_eq!(found.volumes.len(), 1);
-        assert_eq!((found.volumes[0].volume, &found.volumes[0].kind), (Some(1), &None));
+        assert_eq!(found.unused, unused);
+        assert!(found.volumes.iter().all(|volume| volume.kind.as_deref() == Some("swap")));
         let mut odd = info.clone();
         odd.layout.warnings.push("odd".to_owned());
-        assert_eq!(survey(&device, &odd, |_| true).unused, []);
+        let found = survey(&device, &odd, |_| true);
+        assert!(found.unused.is_empty() && found.volumes.iter().all(|volume| volume.doubt.is_some()));
+        let empty = source(30 << 20, Vec::new(), &[]);
+        let empty = SourceInfo { layout: disk::Layout { table: TableKind::Mbr, ..empty.layout }, ..empty };
+        assert_eq!(survey(&device, &empty, |_| true), Survey::default());
+    }
+
+    #[test]
+    fn beside_a_hibernated_system_everything_is_whole() {
+        let (mut bytes, info) = disk();
+        bytes[(16 << 20) + 4086..(16 << 20) + 4096].copy_from_slice(b"S1SUSPEND\0");
+        let found = survey(&MemoryDevice::new(bytes), &info, |_| true);
+        assert!(found.unused.is_empty());
+        assert!(found.volumes.iter().all(|volume| volume.kind.is_none() && volume.doubt.is_some()));
+    }
+
+    #[test]
+    fn what_was_left_out_is_found_again_in_the_image() {
+        let (bytes, info) = disk();
+        let device = MemoryDevice::new(bytes.clone());
+        let (_home, store) = small_store();
+        let options = CaptureOptions { in_use_only: true, ..crate::testing::options(2) };
+        let captured = capture(&info, &device, &store, &options, &()).unwrap();
+        assert_eq!(captured.unused_bytes, 2 * ((8 << 20) - 4096));
+        let image = store.image(captured.image).unwrap();
+        let from_image = SourceInfo::from_manifest(image.manifest()).unwrap();
+        assert_eq!(from_image.volume_use, captured.source.volume_use);
+        let reader = ImageReader::new(image.clone());
+        let unused = from_image.unused(&reader);
+        let mut plain = bytes;
+        for hole in &unused {
+            plain[in_memory(hole.offset)..in_memory(hole.end())].fill(0);
+        }
+        let mut held = vec![0; plain.len()];
+        reader.read_exact_at(0, &mut held).unwrap();
+        assert!(held == plain);
+        assert!(crate::verify_against(&image, &device, 2, &()).unwrap().is_clean());
+    }
+
+    /// Gives what it holds, and something else from the so-manieth read on.
+    struct Changing {
+        before: MemoryDevice,
+        after: MemoryDevice,
+        reads: AtomicU64,
+        changes_at: u64,
+    }
+
+    impl ReadAt for Changing {
+        fn size_bytes(&self) -> u64 {
+            self.before.size_bytes()
+        }
+        fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), disk::Error> {
+            let changed = self.reads.fetch_add(1, Ordering::SeqCst) >= self.changes_at;
+            if changed { &self.after } else { &self.before }.read_exact_at(offset, buf)
+        }
+    }
+
+    #[test]
+    fn what_came_into_use_meanwhile_is_read_after_all() {
+        let (bytes, info) = disk();
+        let mut other = bytes.clone();
+        other[16 << 20..(16 << 20) + 4096].fill(1);
+        let count = Changing {
+            before: MemoryDevice::new(bytes.clone()),
+            after: MemoryDevice::new(other.clone()),
+            reads: AtomicU64::new(0),
+            changes_at: u64::MAX,
+        };
+        survey(&count, &info, |_| true);
+        let device = Changing { changes_at: count.reads.into_inner() + 1, reads: AtomicU64::new(0), ..count };
+        let (_home, store) = small_store();
+        let options = CaptureOptions { in_use_only: true, ..crate::testing::options(1) };
+        let captured = capture(&info, &device, &store, &options, &()).unwrap();
+        assert_eq!((captured.unused_bytes, &captured.source.volume_use), (0, &None));
+        let mut held = vec![0; other.len()];
+        ImageReader::new(store.image(captured.image).unwrap()).read_exact_at(0, &mut held).unwrap();
+        assert!(held == other);
     }
 
     #[test]

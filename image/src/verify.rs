@@ -177,7 +177,7 @@ pub(crate) fn compare(
 ) -> Result<VerifyReport, Error> {
     let steps = Steps::new(Extent { offset: 0, bytes });
     let report = Mutex::new(VerifyReport::default());
-    let rescuer = Rescuer::new(device, progress);
+    let rescuer = Rescuer::new(device, device, progress);
     let buffer = || AlignedBuffer::new(in_memory(STEP_BYTES));
     progress.total(Some(bytes));
     workers::run(threads, steps.len(), progress, buffer, |buffer, number| {

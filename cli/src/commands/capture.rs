@@ -12,9 +12,7 @@ use crate::units::{show_bytes, show_duration, show_rate};
 use crate::{picture, place};
 use anyhow::{Context as _, Result};
 use disk::Device;
-use image::{
-    CaptureChecks, CaptureOptions, CapturePlan, Captured, Concern, Severity, SourceInfo, UsedBlocks,
-};
+use image::{CaptureChecks, CaptureOptions, CapturePlan, Captured, Concern, Severity, SourceInfo, Survey};
 use jiff::Timestamp;
 use serde_json::json;
 use std::io::{self, IsTerminal};
@@ -68,23 +66,26 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit> {
         return capture_stream(context, existing, &args);
     }
     let device = Device::open(Path::new(&args.source))?;
-    let mut plan = plan(context, &device, &args)?;
-    let unused = if args.raw || plan.is_refused() { Vec::new() } else { plan.survey(&device) };
-    let unused_bytes = unused.iter().map(|extent| extent.bytes).sum();
-    tell_doubts(context, &plan.source);
+    let plan = plan(context, &device, &args)?;
+    let in_use_only = !args.raw && !plan.is_refused() && plan.is_steady(&device);
+    if !in_use_only && !args.raw && !plan.is_refused() {
+        context.ui.note(format!("{}: every sector is read: something may write to it", args.source));
+    }
     if args.dry_run {
-        show_plan(context, &plan, unused_bytes);
+        let survey = in_use_only.then(|| image::survey(&device, &plan.source, |_| true));
+        show_plan(context, &plan, survey);
         refuse(&plan.source.identity.path, &plan.concerns)?;
         return Ok(Exit::Done);
     }
     refuse(&plan.source.identity.path, &plan.concerns)?;
     let store = existing.map_or_else(|| place::open_or_create(context), Ok)?;
     let started = Instant::now();
-    let used = UsedBlocks::new(&device, unused);
     let captured = work(context, &args, |options, progress| {
-        image::capture(&plan.source, &used, &store, options, progress)
+        let options = CaptureOptions { in_use_only, ..options.clone() };
+        image::capture(&plan.source, &device, &store, &options, progress)
     })?;
-    Ok(report(context, &store, &captured, unused_bytes, started.elapsed()))
+    tell_doubts(context, &captured.source);
+    Ok(report(context, &store, &captured, started.elapsed()))
 }
 
 /// One line for each volume that is taken whole although its filesystem is known.
@@ -109,7 +110,7 @@ fn capture_stream(context: &Context, existing: Option<Store>, args: &Args) -> Re
     let captured = work(context, args, |options, progress| {
         image::capture_stream(&mut io::stdin().lock(), &store, options, progress)
     })?;
-    Ok(report(context, &store, &captured, 0, started.elapsed()))
+    Ok(report(context, &store, &captured, started.elapsed()))
 }
 
 /// Options that make no sense with a stream are errors rather than ignored.
@@ -154,8 +155,10 @@ fn refuse(path: &str, concerns: &[Concern]) -> Result<(), Said> {
     Err(Said::refused(format!("capture {path}: {}", texts.join("; "))).hint(hint))
 }
 
-fn show_plan(context: &Context, plan: &CapturePlan, unused_bytes: u64) {
-    let source = &plan.source;
+fn show_plan(context: &Context, plan: &CapturePlan, survey: Option<Survey>) {
+    let unused_bytes = survey.as_ref().map_or(0, Survey::unused_bytes);
+    let source = SourceInfo { volume_use: survey.map(|survey| survey.volumes), ..plan.source.clone() };
+    tell_doubts(context, &source);
     context.ui.say(format!("would capture {}", picture::headline(&source.identity)));
     if let Some(table) = picture::partitions(&source.layout, &source.excluded, source.volume_use.as_deref()) {
         context.ui.say_all(table.lines());
@@ -203,6 +206,7 @@ fn work(
         created: Timestamp::now().to_string(),
         host: args.host.clone().unwrap_or_else(host_name),
         disk: args.name.clone(),
+        in_use_only: false,
         tags: args.tags.clone(),
         comment: args.comment.clone(),
     };
@@ -222,15 +226,10 @@ pub(crate) fn host_name() -> String {
 }
 
 /// What has become of it.
-fn report(
-    context: &Context,
-    store: &Store,
-    captured: &Captured,
-    unused_bytes: u64,
-    elapsed: Duration,
-) -> Exit {
+fn report(context: &Context, store: &Store, captured: &Captured, elapsed: Duration) -> Exit {
     let statistics = &captured.manifest.statistics;
     let source = &captured.source;
+    let unused_bytes = captured.unused_bytes;
     let left_out: u64 =
         source.regions.iter().filter(|region| region.excluded).map(|region| region.extent.bytes).sum();
     let read = captured.manifest.bytes.saturating_sub(left_out).saturating_sub(unused_bytes);

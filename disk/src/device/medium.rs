@@ -33,6 +33,8 @@ pub(crate) enum Access {
     Read,
     /// Having a block device for oneself.
     Exclusive,
+    /// Keeping others from having it for themselves.
+    Claim,
     /// Writing a regular file that may not exist yet.
     Create,
 }
@@ -81,6 +83,7 @@ impl Medium {
         let mut flags = match access {
             Access::Read => OFlags::RDONLY,
             Access::Exclusive => OFlags::RDWR | OFlags::EXCL,
+            Access::Claim => OFlags::RDONLY | OFlags::EXCL,
             Access::Create => OFlags::RDWR | OFlags::CREATE,
         };
         if block && cache == Cache::Bypass {
@@ -432,9 +435,9 @@ struct Piece {
 fn check_type(path: &Path, access: Access, found: FileType) -> Result<bool, Error> {
     let path = path.to_owned();
     match (found, access) {
-        (FileType::BlockDevice, Access::Read | Access::Exclusive) => Ok(true),
+        (FileType::BlockDevice, Access::Read | Access::Exclusive | Access::Claim) => Ok(true),
         (FileType::RegularFile, Access::Read | Access::Create) => Ok(false),
-        (FileType::RegularFile, Access::Exclusive) => Err(Error::NotABlockDevice { path }),
+        (FileType::RegularFile, Access::Exclusive | Access::Claim) => Err(Error::NotABlockDevice { path }),
         _ => Err(Error::NotADevice { path }),
     }
 }

@@ -3,11 +3,14 @@
 //! Promise: the descriptor cannot write (I7); a disk is read past the page cache, a file without filling it.
 //! Knows nothing of what the bytes mean.
 
+use std::fs::File;
 use std::path::Path;
+use std::sync::OnceLock;
 
-use crate::device::identity::Identity;
+use crate::device::identity::{DeviceKind, Identity};
 use crate::device::medium::{Access, Cache, Medium};
 use crate::system::System;
+use crate::uses::uses;
 use crate::{Error, Extent, ReadAt};
 
 /// A source of bytes: a disk, a partition or a regular file.
@@ -15,6 +18,8 @@ use crate::{Error, Extent, ReadAt};
 pub struct Device {
     medium: Medium,
     identity: Identity,
+    /// Open exclusively, once claimed.
+    claim: OnceLock<File>,
 }
 
 impl Device {
@@ -38,7 +43,24 @@ impl Device {
         let file = Medium::open_file(path, Access::Read, cache)?;
         let identity = Identity::of_open(&file, path, &System::real())?;
         let medium = Medium::new(file, path, &identity, cache);
-        Ok(Self { medium, identity })
+        Ok(Self { medium, identity, claim: OnceLock::new() })
+    }
+
+    /// Keeps everyone else from mounting or claiming a block device, as long as this value lives; whether that is so now.
+    /// `false`: somebody was faster, though nobody need be seen in any list (another mount namespace, a network target).
+    /// Who only has it mounted read-only, or swaps there, and is seen, does not count. Files can't be claimed.
+    pub fn claim(&self) -> bool {
+        let path = Path::new(&self.identity.path);
+        if self.identity.kind == DeviceKind::File {
+            return true;
+        }
+        match Medium::open_file(path, Access::Claim, Cache::Use) {
+            Ok(file) => self.claim.set(file).is_ok() || self.claim.get().is_some(),
+            Err(Error::Busy { .. }) => {
+                self.claim.get().is_some() || uses(path).is_ok_and(|uses| !uses.is_empty())
+            }
+            Err(_) => false,
+        }
     }
 
     /// What the device is.

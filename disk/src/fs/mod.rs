@@ -11,17 +11,20 @@ mod exfat;
 mod ext;
 mod f2fs;
 mod fat;
+mod guard;
 mod lvm;
 mod ntfs;
 mod swap;
 mod view;
 mod xfs;
 
+pub use guard::check_table;
+use guard::check_type;
 use view::View;
 
 use crate::content::kinds;
 use crate::map::FreeMap;
-use crate::{Extent, ReadAt};
+use crate::{Extent, ReadAt, Volume};
 
 /// What a volume's filesystem says of its blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +63,26 @@ pub enum Doubt {
         first: String,
         /// Another.
         second: String,
+    },
+    /// The partition table may not be the one that counts.
+    #[error("the partition table is odd: {what}")]
+    Table {
+        /// What is odd.
+        what: String,
+    },
+    /// Volumes may be made of several partitions.
+    #[error("partition {number} belongs to a Windows dynamic disk")]
+    Dynamic {
+        /// The partition.
+        number: u32,
+    },
+    /// The partition table says that something else is there.
+    #[error("it looks like {found}, its partition's type is {expected}")]
+    Type {
+        /// The type.
+        expected: String,
+        /// What it looks like.
+        found: &'static str,
     },
     /// Features that may change what is free.
     #[error("{place}: features {found:#x} are not known")]
@@ -153,13 +176,26 @@ pub enum Doubt {
 /// # Errors
 /// A [`Doubt`]: the volume must be taken whole.
 pub fn allocation(device: &dyn ReadAt, volume: Extent) -> Result<Option<Allocation>, Doubt> {
-    let kinds = kinds(device, volume);
+    let kinds = kinds(device, volume).map_err(|source| Doubt::Unreadable { source })?;
     let Some(kind) = kinds.first() else { return Ok(None) };
     let Some(parser) = parser(kind) else { return Ok(None) };
+    guard::check_no_table(&View::new(device, volume), kind)?;
     if let Some(second) = kinds.get(1) {
         return Err(Doubt::Ambiguous { first: kind.clone(), second: second.clone() });
     }
     parser(&View::new(device, volume)).map(Some)
+}
+
+/// As [`allocation`], for a partition whose type is known.
+///
+/// # Errors
+/// A [`Doubt`]: the volume must be taken whole.
+pub fn allocation_of(device: &dyn ReadAt, volume: &Volume) -> Result<Option<Allocation>, Doubt> {
+    let found = allocation(device, volume.extent)?;
+    if let Some(found) = &found {
+        check_type(volume, found.kind)?;
+    }
+    Ok(found)
 }
 
 type Parser = fn(&View<'_>) -> Result<Allocation, Doubt>;

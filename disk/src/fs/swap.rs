@@ -15,6 +15,8 @@ const PAGE_BYTES: [usize; 5] = [4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10];
 /// `info.version` and `info.last_page`.
 const VERSION: usize = 1024;
 const LAST_PAGE: usize = 1028;
+/// `info.badpages`, of which areas on whole media have none.
+const BAD_PAGES: usize = 1536;
 
 pub(super) fn allocation(volume: &View<'_>) -> Result<Allocation, Doubt> {
     let page_bytes = page_bytes(volume)?;
@@ -26,6 +28,14 @@ pub(super) fn allocation(volume: &View<'_>) -> Result<Allocation, Doubt> {
             expected: 1,
             found: version.into(),
         });
+    }
+    // mkswap clears the whole page. Anything else there: the area was put to another use, and only the signature stayed.
+    let empty = [
+        header.part(0, VERSION)?,
+        header.part(BAD_PAGES, page_bytes.saturating_sub(BAD_PAGES).saturating_sub(MAGIC.len()))?,
+    ];
+    if empty.iter().any(|part| part.iter().any(|byte| *byte != 0)) {
+        return Err(Doubt::Impossible { place: "bytes in the first page of the swap area", found: 0 });
     }
     let last_page = header.le32(LAST_PAGE)?;
     if last_page == 0 {
@@ -69,6 +79,7 @@ mod tests {
 
     fn header(page_bytes: usize, last_page: u32) -> Vec<u8> {
         let mut bytes = vec![0x5a; 40 * page_bytes + 100];
+        bytes[..page_bytes].fill(0);
         bytes[1024..1028].copy_from_slice(&1_u32.to_le_bytes());
         bytes[1028..1032].copy_from_slice(&last_page.to_le_bytes());
         bytes[page_bytes - 10..page_bytes].copy_from_slice(MAGIC);

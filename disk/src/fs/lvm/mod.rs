@@ -28,7 +28,7 @@ pub(super) fn allocation(volume: &View<'_>) -> Result<Allocation, Doubt> {
     let mut free = group.unallocated();
     let mut excluded = Vec::new();
     for runs in &group.plain {
-        inside(volume, runs, &mut free, &mut excluded);
+        inside(volume, runs, &mut free, &mut excluded)?;
     }
     free.sort_unstable();
     let mut builder = FreeMap::builder(volume.bytes());
@@ -38,15 +38,25 @@ pub(super) fn allocation(volume: &View<'_>) -> Result<Allocation, Doubt> {
     Ok(Allocation { kind: KIND, free: builder.finish(), excluded })
 }
 
-/// What a logical volume's filesystem leaves free. A doubt about it leaves it used, as does a free extent too many.
-fn inside(volume: &View<'_>, runs: &[Run], free: &mut Vec<Extent>, excluded: &mut Vec<Excluded>) {
-    let Some(joined) = Joined::new(*volume, runs) else { return };
+/// What a logical volume's filesystem leaves free. A doubt about it leaves it used, as does a free extent too many; a system
+/// that hibernates in one may have all of them in its memory.
+fn inside(
+    volume: &View<'_>,
+    runs: &[Run],
+    free: &mut Vec<Extent>,
+    excluded: &mut Vec<Excluded>,
+) -> Result<(), Doubt> {
+    let Some(joined) = Joined::new(*volume, runs) else { return Ok(()) };
     let all = Extent { offset: 0, bytes: joined.bytes };
     // A volume in a volume in a volume could go on for ever.
-    if kinds(&joined, all).iter().any(|kind| kind == KIND) {
-        return;
+    if kinds(&joined, all).map_or(true, |kinds| kinds.iter().any(|kind| kind == KIND)) {
+        return Ok(());
     }
-    let Ok(Some(found)) = super::allocation(&joined, all) else { return };
+    let found = match super::allocation(&joined, all) {
+        Ok(Some(found)) => found,
+        Err(hibernated @ Doubt::Hibernated { .. }) => return Err(hibernated),
+        Ok(None) | Err(_) => return Ok(()),
+    };
     for extent in found.free.free() {
         for part in joined.places(*extent) {
             if free.len() < EXTENTS_MAX.saturating_mul(2) {
@@ -59,6 +69,7 @@ fn inside(volume: &View<'_>, runs: &[Run], free: &mut Vec<Extent>, excluded: &mu
         extents.sort_unstable();
         excluded.push(Excluded { name, extents });
     }
+    Ok(())
 }
 
 /// A logical volume as a device.

@@ -86,9 +86,13 @@ fn named(mft: &Mft<'_>) -> Result<Vec<(&'static str, u64)>, Doubt> {
     }
     let used = mft.stream(FILE_ROOT, BITMAP, BY_NAME)?.ok_or(missing("bitmap of the root folder"))?;
     let block_bytes = u64::from(block_bytes);
-    for number in 0..blocks.bytes().checked_div(block_bytes).unwrap_or(0) {
-        let bits = used.read(mft.disk(), number / 8, 1)?;
-        if !bit(&bits, number % 8)? {
+    let count = blocks.bytes().checked_div(block_bytes).unwrap_or(0);
+    if count > INDEX_BLOCKS_MAX {
+        return Err(Doubt::Impossible { place: "blocks of the root folder", found: count });
+    }
+    let bits = used.read(mft.disk(), 0, count.div_ceil(8))?;
+    for number in 0..count {
+        if !bit(&bits, number)? {
             continue;
         }
         let mut block = blocks.read(mft.disk(), number.saturating_mul(block_bytes), block_bytes)?;
@@ -104,6 +108,9 @@ fn named(mft: &Mft<'_>) -> Result<Vec<(&'static str, u64)>, Doubt> {
     found.dedup();
     Ok(found)
 }
+
+/// A root folder of a hundred million names.
+const INDEX_BLOCKS_MAX: u64 = 1 << 20;
 
 /// Goes through the entries of one node.
 fn collect(index: &[u8], node: usize, found: &mut Vec<(&'static str, u64)>) -> Result<(), Doubt> {

@@ -5,7 +5,7 @@
 //! Knows nothing of records.
 
 use super::super::Doubt;
-use super::super::view::View;
+use super::super::view::{READ_BYTES_MAX, View};
 use super::boot::Boot;
 use super::record::{Attribute, NOT_PLAIN, Run, SPARSE};
 use crate::Extent;
@@ -156,6 +156,10 @@ impl Stream {
     /// `len` bytes at `offset` of the value.
     pub(super) fn read(&self, disk: Disk<'_>, offset: u64, len: u64) -> Result<Vec<u8>, Doubt> {
         let outside = || Doubt::Outside { offset, bytes: len, found: self.bytes };
+        // Whatever the runs are, no more is in memory than one read would give.
+        if usize::try_from(len).map_or(true, |len| len > READ_BYTES_MAX) {
+            return Err(outside());
+        }
         let end = offset.checked_add(len).filter(|end| *end <= self.bytes).ok_or_else(outside)?;
         let runs = match &self.kept {
             Kept::Inside(value) => {
@@ -197,7 +201,7 @@ impl Stream {
 /// What a hole reads as; no more than the volume would give at once.
 fn zeros(len: usize) -> Result<Vec<u8>, Doubt> {
     match len {
-        1..=super::super::view::READ_BYTES_MAX => Ok(vec![0; len]),
+        1..=READ_BYTES_MAX => Ok(vec![0; len]),
         _ => Err(Doubt::Impossible { place: "bytes read at once", found: 0 }),
     }
 }
