@@ -4,8 +4,10 @@
 //! Promise: the filesystems' own checkers and drivers judge. Knows nothing of which blocks are free: `disk`'s oracle does.
 
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use tests::disks::{Disk, assert_same, noise};
 use tests::{Loop, Mount, cas, cas_ok, run, summary};
 
@@ -89,6 +91,33 @@ fn an_mbr_disk_as_root() {
     let folder = tempfile::tempdir().unwrap();
     let disk = Disk::mbr(folder.path());
     there_and_back(folder.path(), &disk, 8 * MIB);
+}
+
+/// Mounted in another namespace, it is in no list; btrfs has no mark of it either.
+#[test]
+fn a_volume_that_somebody_holds_unseen_is_taken_whole_as_root() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store_in(folder.path());
+    let device = Loop::blank(&folder.path().join("disk.img"), 128 * MIB, &[]);
+    run("mkfs.btrfs", &["-q", "-f", device.text()]);
+    let at = folder.path().join("mount");
+    fs::create_dir(&at).unwrap();
+    let script = "mount \"$0\" \"$1\" && echo held; read -r until_closed; umount \"$1\"";
+    let mut holder = Command::new("unshare")
+        .args(["-m", "sh", "-c", script, device.text(), at.to_str().unwrap()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "held\n");
+    let held = capture(&store, device.node(), &[]);
+    assert_eq!(held["unused_bytes"].as_u64(), Some(0), "{held}");
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+    let free = capture(&store, device.node(), &[]);
+    assert!(free["unused_bytes"].as_u64() > Some(64 * MIB), "{free}");
 }
 
 /// Captured as a power cut leaves it: the journal must be replayed first, so all of that volume is taken, and it is said.
