@@ -1,6 +1,6 @@
 //! Devices: what they are, what lies on them, who uses them, and reading and writing their bytes.
 //!
-//! Promise: whoever holds [`ReadAt`] cannot write (I7); no bytes of a device lead to a panic or a large allocation, allocation_of, check_table (I6).
+//! Promise: whoever holds [`ReadAt`] cannot write (I7); no bytes of a device lead to a panic or a large allocation (I6).
 //! Knows nothing of chunks, stores or images.
 #![deny(missing_docs)]
 #![cfg_attr(
@@ -8,14 +8,17 @@
     deny(clippy::arithmetic_side_effects, clippy::as_conversions, clippy::indexing_slicing)
 )]
 
+mod assembled;
 mod content;
 mod device;
 mod double;
 mod error;
+pub mod files;
 mod fs;
 mod io;
 mod list;
 mod map;
+mod section;
 mod sys;
 mod system;
 mod table;
@@ -23,6 +26,7 @@ mod table;
 mod testing;
 mod uses;
 
+pub use assembled::Assembled;
 pub use content::{Content, probe};
 pub use device::aligned::AlignedBuffer;
 pub use device::identity::{DeviceKind, Identity};
@@ -34,6 +38,7 @@ pub use fs::{Allocation, Doubt, Excluded, allocation, allocation_of, check_table
 pub use io::{Extent, ReadAt, WriteAt};
 pub use list::{DiskInfo, PartitionNode, list};
 pub use map::{EXTENTS_MAX, FREE_BYTES_MIN, FreeMap};
+pub use section::Section;
 pub use table::gpt::{plan_backup_gpt, relocate_backup_gpt};
 pub use table::{Layout, Region, TableKind, Volume};
 pub use uses::{Backing, Use, UseKind, backing_devices, is_root_disk, uses};
