@@ -148,16 +148,16 @@ impl SourceInfo {
 }
 
 /// A device on which nothing is but what is used.
-pub struct UsedBlocks<'a> {
-    device: &'a dyn ReadAt,
+pub struct UsedBlocks<D> {
+    device: D,
     unused: Vec<Extent>,
     /// Of these, those that are worth a seek.
     holes: Vec<Extent>,
 }
 
-impl<'a> UsedBlocks<'a> {
+impl<D: ReadAt> UsedBlocks<D> {
     /// `unused` must be sorted and disjoint, as [`Survey::unused`] is.
-    pub fn new(device: &'a dyn ReadAt, unused: Vec<Extent>) -> UsedBlocks<'a> {
+    pub fn new(device: D, unused: Vec<Extent>) -> UsedBlocks<D> {
         let holes = unused.iter().filter(|hole| hole.bytes >= HOLE_BYTES_MIN).copied().collect();
         UsedBlocks { device, unused, holes }
     }
@@ -169,7 +169,7 @@ fn behind(extents: &[Extent], offset: u64) -> &[Extent] {
     &extents[extents.partition_point(|extent| extent.end() <= offset)..]
 }
 
-impl ReadAt for UsedBlocks<'_> {
+impl<D: ReadAt> ReadAt for UsedBlocks<D> {
     fn size_bytes(&self) -> u64 {
         self.device.size_bytes()
     }
