@@ -8,14 +8,18 @@
 
 #![forbid(unsafe_code)]
 
+mod asking;
 mod capture;
 mod check;
+mod copy;
 mod cutter;
 mod damage;
+mod ends;
 mod error;
 mod expected;
 mod fill;
 mod guided;
+mod output;
 mod progress;
 mod reader;
 mod rescue;
@@ -31,6 +35,7 @@ mod workers;
 
 pub use capture::{CaptureOptions, Captured, capture};
 pub use check::{CaptureChecks, CapturePlan, Concern, Severity, SourceFacts, StorePlace, plan_capture};
+pub use copy::{CopyDamage, CopyOptions, CopyReport, CopySource, CopyTarget, TargetReport, copy, copy_from};
 pub use damage::Damage;
 pub use error::{Error, Family};
 pub use progress::{Counter, Note, Progress, StoreProgress};

@@ -3,8 +3,10 @@
 //! Knows nothing of any one test.
 
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use disk::{Extent, Identity, Layout, MemoryDevice, TableKind, Volume};
+use disk::{Extent, Identity, Layout, MemoryDevice, ReadAt, TableKind, Volume, WriteAt};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 use store::{Config, Home, Run, Store, StoredImage};
@@ -102,6 +104,47 @@ pub(crate) fn damaged_store(folder: &Path, bytes: &[u8], at: u64) -> (Store, Sto
     let store = Store::open(&home).unwrap();
     let image = store.image(image.id()).unwrap();
     (store, image)
+}
+
+/// A device that counts what is written, and remembers the order of writes.
+pub(crate) struct Recorder {
+    pub(crate) inner: MemoryDevice,
+    writes: Mutex<Vec<Extent>>,
+    pub(crate) read: AtomicU64,
+}
+
+impl Recorder {
+    pub(crate) fn new(bytes: Vec<u8>) -> Recorder {
+        Recorder { inner: MemoryDevice::new(bytes), writes: Mutex::default(), read: AtomicU64::default() }
+    }
+
+    pub(crate) fn written(&self) -> Vec<Extent> {
+        self.writes.lock().unwrap().clone()
+    }
+}
+
+impl ReadAt for Recorder {
+    fn size_bytes(&self) -> u64 {
+        self.inner.size_bytes()
+    }
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), disk::Error> {
+        self.read.fetch_add(buf.len() as u64, Ordering::Relaxed);
+        self.inner.read_exact_at(offset, buf)
+    }
+}
+
+impl WriteAt for Recorder {
+    fn write_all_at(&self, offset: u64, buf: &[u8]) -> Result<(), disk::Error> {
+        self.writes.lock().unwrap().push(Extent { offset, bytes: buf.len() as u64 });
+        self.inner.write_all_at(offset, buf)
+    }
+    fn write_zeros_at(&self, extent: Extent) -> Result<(), disk::Error> {
+        self.writes.lock().unwrap().push(extent);
+        self.inner.write_zeros_at(extent)
+    }
+    fn sync(&self) -> Result<(), disk::Error> {
+        self.inner.sync()
+    }
 }
 
 /// CRC-32 as in the UEFI specification, bit by bit.
