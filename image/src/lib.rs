@@ -20,6 +20,7 @@ mod expected;
 mod fill;
 mod guided;
 mod output;
+mod overlay;
 mod progress;
 mod reader;
 mod rescue;
@@ -38,6 +39,7 @@ pub use check::{CaptureChecks, CapturePlan, Concern, Severity, SourceFacts, Stor
 pub use copy::{CopyDamage, CopyOptions, CopyReport, CopySource, CopyTarget, TargetReport, copy, copy_from};
 pub use damage::Damage;
 pub use error::{Error, Family};
+pub use overlay::{Overlay, OverlayProblem};
 pub use progress::{Counter, Note, Progress, StoreProgress};
 pub use reader::ImageReader;
 pub use restore::{
