@@ -56,6 +56,9 @@ fn way_out(refusal: &Refusal) -> String {
         Refusal::NoDevice | Refusal::NotATarget => {
             "`cas disks` lists the disks; a new file can be anywhere but in /dev".into()
         }
+        Refusal::IsSource | Refusal::SharesSource | Refusal::OnSource { .. } | Refusal::Again { .. } => {
+            "`cas disks` lists the disks: choose another target".into()
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 mod asking;
 mod capture;
 mod check;
+mod clone;
 mod copy;
 mod cutter;
 mod damage;
@@ -36,6 +37,7 @@ mod workers;
 
 pub use capture::{CaptureOptions, Captured, capture};
 pub use check::{CaptureChecks, CapturePlan, Concern, Severity, SourceFacts, StorePlace, plan_capture};
+pub use clone::{ClonePlan, CloneReport, TargetPlan, clone_device, plan_clone, while_steady};
 pub use copy::{CopyDamage, CopyOptions, CopyReport, CopySource, CopyTarget, TargetReport, copy, copy_from};
 pub use damage::Damage;
 pub use error::{Error, Family};

@@ -293,7 +293,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{capture_bytes, disk_bytes, small_store};
+    use crate::testing::{capture_bytes, damaged_store, disk_bytes, random_bytes, small_store};
 
     #[test]
     fn any_extent_reads_as_the_plain_bytes() {

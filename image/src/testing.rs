@@ -147,6 +147,47 @@ impl WriteAt for Recorder {
     }
 }
 
+/// 8 MiB of swap, of which nothing is kept but the first page.
+fn swap() -> Vec<u8> {
+    let mut bytes = random_bytes(12, 8 << 20);
+    bytes[..4096].fill(0);
+    bytes[1024..1028].copy_from_slice(&1_u32.to_le_bytes());
+    bytes[1028..1032].copy_from_slice(&2047_u32.to_le_bytes());
+    bytes[4086..4096].copy_from_slice(b"SWAPSPACE2");
+    bytes
+}
+
+/// A disk with two such volumes, and data between and around.
+pub(crate) fn swap_disk() -> (Vec<u8>, SourceInfo) {
+    let mut bytes = random_bytes(13, 30 << 20);
+    // Nothing that looks like a filesystem over the whole.
+    bytes[..1 << 20].fill(0);
+    for at in [4 << 20, 16 << 20] {
+        bytes[at..at + (8 << 20)].copy_from_slice(&swap());
+    }
+    let swap = |number, at| Volume { type_id: "0x82".to_owned(), ..volume(number, at, 8 << 20) };
+    let info = source(30 << 20, vec![swap(1, 4 << 20), swap(2, 16 << 20)], &[]);
+    (bytes, info)
+}
+
+/// Gives what it holds, and something else from the so-manieth read on.
+pub(crate) struct Changing {
+    pub(crate) before: MemoryDevice,
+    pub(crate) after: MemoryDevice,
+    pub(crate) reads: AtomicU64,
+    pub(crate) changes_at: u64,
+}
+
+impl ReadAt for Changing {
+    fn size_bytes(&self) -> u64 {
+        self.before.size_bytes()
+    }
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), disk::Error> {
+        let changed = self.reads.fetch_add(1, Ordering::SeqCst) >= self.changes_at;
+        if changed { &self.after } else { &self.before }.read_exact_at(offset, buf)
+    }
+}
+
 /// CRC-32 as in the UEFI specification, bit by bit.
 fn crc32(bytes: &[u8]) -> u32 {
     let step = |crc: u32| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 };
