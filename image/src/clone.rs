@@ -12,7 +12,7 @@ use disk::{Device, DeviceKind, Extent, Identity, ReadAt, Use, UseKind};
 
 use crate::check::{CapturePlan, StorePlace, disk_of_partition, existing, plan_capture};
 use crate::copy::{CopyOptions, CopyReport, CopySource, CopyTarget, copy_from};
-use crate::restore::plan::{look, refusals, sector_warning};
+use crate::restore::plan::{look, refusals, sector_warning, warnings};
 use crate::source::join_extents;
 use crate::{
     CaptureChecks, Error, Note, Progress, Refusal, RestoreOptions, SourceInfo, Survey, TargetFacts,
@@ -47,6 +47,22 @@ pub struct CloneReport {
     pub copy: CopyReport,
     /// What was left out, unread, as no filesystem uses it; `None` when every sector was read.
     pub survey: Option<Survey>,
+}
+
+/// Looks at what stands at a path that an image, which `source` describes, is to be written to; of the options, the
+/// target's serial number and `allow_store_disk` are asked.
+pub fn plan_target(
+    path: &Path,
+    store: Option<&Path>,
+    source: &SourceInfo,
+    options: &RestoreOptions,
+) -> Result<TargetPlan, Error> {
+    let facts = look(path, store)?;
+    let refusals = refusals(&facts, options);
+    let mut warnings = warnings(source, &facts);
+    // The layout planner sees to that.
+    warnings.retain(|warning| !matches!(warning, Warning::SectorSize { .. }));
+    Ok(TargetPlan { facts, refusals, warnings })
 }
 
 /// Looks at an open source and at what stands at the targets' paths. `store` is the store's folder, if one is used too;

@@ -37,7 +37,7 @@ mod workers;
 
 pub use capture::{CaptureOptions, Captured, capture};
 pub use check::{CaptureChecks, CapturePlan, Concern, Severity, SourceFacts, StorePlace, plan_capture};
-pub use clone::{ClonePlan, CloneReport, TargetPlan, clone_device, plan_clone, while_steady};
+pub use clone::{ClonePlan, CloneReport, TargetPlan, clone_device, plan_clone, plan_target, while_steady};
 pub use copy::{CopyDamage, CopyOptions, CopyReport, CopySource, CopyTarget, TargetReport, copy, copy_from};
 pub use damage::Damage;
 pub use error::{Error, Family};

@@ -383,7 +383,7 @@ fn refusal_of(found: &Use) -> Refusal {
     }
 }
 
-fn warnings(info: &SourceInfo, facts: &TargetFacts) -> Vec<Warning> {
+pub(crate) fn warnings(info: &SourceInfo, facts: &TargetFacts) -> Vec<Warning> {
     let mut warnings = Vec::new();
     if !info.consistent {
         warnings.push(Warning::NotConsistent);
