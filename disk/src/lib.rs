@@ -8,6 +8,7 @@
     deny(clippy::arithmetic_side_effects, clippy::as_conversions, clippy::indexing_slicing)
 )]
 
+pub mod arrange;
 mod assembled;
 mod content;
 mod device;
