@@ -281,7 +281,7 @@ fn finish(
     }
     end_extended(&mut table, &scheme.items, &scheme.spots, area);
     if let Some(kept) = &mut table.gpt {
-        gpt::recount(kept, source.sector_bytes, target.sector_bytes);
+        kept.entries_lba = gpt::entries_lba(kept, table.sector_bytes, target.sector_bytes);
     }
     let same_start = !homeless && !sector_changed && source.kind == table.kind;
     let head_bytes = match same_start {
