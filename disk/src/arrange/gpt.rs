@@ -143,3 +143,13 @@ fn protective(table: &PartitionTable, target: Geometry) -> Vec<u8> {
 pub(super) fn entries_lba(kept: &Kept, from: u32, to: u32) -> u64 {
     if from == to { kept.entries_lba } else { PRIMARY_ENTRIES_LBA }
 }
+
+/// From here on the table counts in sectors of this size.
+pub(super) fn recount(table: &mut PartitionTable, to: u32) {
+    let (from, to_bytes) = (table.sector_bytes, u64::from(to).max(1));
+    if let Some(kept) = table.gpt.as_mut().filter(|_| from != to) {
+        kept.entries_lba = entries_lba(kept, from, to);
+        kept.first_usable_lba = kept.first_usable_lba.saturating_mul(u64::from(from)).div_ceil(to_bytes);
+    }
+    table.sector_bytes = to;
+}

@@ -234,7 +234,11 @@ fn tables_that_cannot_be_written_anew_are_refused() {
         other => panic!("{other:?}"),
     };
     let overlapping = mbr_of(512, &[(1, 0x83, MIB, 2 * MIB, 0), (2, 0x83, 2 * MIB, MIB, 0)]);
-    assert_eq!(refused(&written(&overlapping, geometry(8 * MIB))), "volumes 1 and 2 overlap");
+    let mut device = Assembled::new(8 * MIB, 512);
+    for (offset, bytes) in overlapping.encode(geometry(8 * MIB)).unwrap() {
+        device.put_bytes(offset, bytes);
+    }
+    assert_eq!(refused(&device), "volumes 1 and 2 overlap");
     let mut hybrid = written(&gpt_of(512, &[(LINUX, MIB, MIB)]), geometry(8 * MIB));
     hybrid.put_bytes(446 + 16 + 4, vec![0x83, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]);
     assert!(refused(&hybrid).starts_with("hybrid"));
