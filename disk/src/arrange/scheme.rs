@@ -44,7 +44,7 @@ pub(super) fn least_end(items: &[Item], area: &Area, mode: &Mode) -> Result<u64,
             Ok(end_of(&smallest, &close(&smallest, area.first)))
         }
         Mode::Explicit(file) => {
-            let (scheme, _) = as_the_file_says(items.to_vec(), area, file)?;
+            let (scheme, _) = as_the_file_says(items.to_vec(), area, file, true)?;
             Ok(end_of(&scheme.items, &scheme.spots))
         }
     }
@@ -53,16 +53,29 @@ pub(super) fn least_end(items: &[Item], area: &Area, mode: &Mode) -> Result<u64,
 /// Sizes and places by the mode; `None`: there is not enough room.
 pub(super) fn scheme(items: Vec<Item>, area: &Area, mode: &Mode) -> Result<Option<Scheme>, Unfit> {
     if let Mode::Explicit(file) = mode {
-        let (scheme, rest) = as_the_file_says(items, area, file)?;
+        if let Ok((scheme, rest)) = as_the_file_says(items.clone(), area, file, false)
+            && let Some(scheme) = scheme.if_it_fits(area)
+        {
+            return Ok(Some(fill(scheme, rest, area)));
+        }
+        let (scheme, rest) = as_the_file_says(items, area, file, true)?;
         return Ok(scheme.if_it_fits(area).map(|scheme| fill(scheme, rest, area)));
     }
-    let kept = keep(&items, area.first);
-    let fits = area.holds(end_of(&items, &kept));
-    Ok(match mode {
-        Mode::Grow if fits => Some(grow(items, kept, area)),
-        Mode::Proportional if fits => Some(proportional(items, kept, area)),
-        _ if fits => Some(Scheme::of(items, kept)),
-        Mode::Keep => None,
+    let fits = |spots: &Vec<Spot>| area.holds(end_of(&items, spots));
+    let kept = Some(keep(&items, area.first)).filter(fits);
+    // Closing gaps may do, on a target that is a little smaller; then there may be something to give away again.
+    let closed = || Some(close(&items, area.first)).filter(fits);
+    Ok(match (mode, kept) {
+        (Mode::Keep, None) => None,
+        (Mode::Keep | Mode::Fit, Some(spots)) => Some(Scheme::of(items, spots)),
+        (Mode::Grow, kept) => match kept.or_else(closed) {
+            Some(spots) => Some(grow(items, spots, area)),
+            None => fit(items, area),
+        },
+        (Mode::Proportional, kept) => match kept.or_else(closed) {
+            Some(spots) => Some(proportional(items, spots, area)),
+            None => fit(items, area),
+        },
         _ => fit(items, area),
     })
 }
@@ -115,7 +128,8 @@ fn proportional(mut items: Vec<Item>, kept: Vec<Spot>, area: &Area) -> Scheme {
     let place = |items: &[Item]| {
         let (before, behind) = items.split_at_checked(first.saturating_add(1)).unwrap_or((items, &[]));
         let mut spots: Vec<Spot> = kept.iter().take(before.len()).copied().collect();
-        let cursor = before.last().zip(spots.last()).map_or(0, |(item, spot)| spot.start.saturating_add(item.bytes));
+        let cursor =
+            before.last().zip(spots.last()).map_or(0, |(item, spot)| spot.start.saturating_add(item.bytes));
         spots.extend(on_borders(behind, cursor));
         spots
     };
@@ -137,7 +151,8 @@ fn share(items: &mut [Item], mut free: u64) {
         let whole: u128 = items.iter_mut().filter(takes).map(|item| u128::from(item.from.bytes)).sum();
         let mut left = free;
         for item in items.iter_mut().filter(takes) {
-            let part = u128::from(free).saturating_mul(item.from.bytes.into()).checked_div(whole).unwrap_or(0);
+            let part =
+                u128::from(free).saturating_mul(item.from.bytes.into()).checked_div(whole).unwrap_or(0);
             let part = down(u64::try_from(part).unwrap_or(u64::MAX)).min(room(item)).min(left);
             item.bytes = item.bytes.saturating_add(part);
             left = left.saturating_sub(part);
@@ -159,8 +174,9 @@ fn fit(mut items: Vec<Item>, area: &Area) -> Option<Scheme> {
     let slack: fn(&Item) -> u64 = |item| item.least.saturating_add(item.least.div_ceil(SLACK_PART));
     let none: fn(&Item) -> u64 = |item| item.least;
     for leave in [slack, none] {
-        let mut order: Vec<(Reverse<u64>, usize)> =
-            (items.iter().enumerate()).map(|(index, item)| (Reverse(item.spare(leave(item))), index)).collect();
+        let mut order: Vec<(Reverse<u64>, usize)> = (items.iter().enumerate())
+            .map(|(index, item)| (Reverse(item.spare(leave(item))), index))
+            .collect();
         order.sort_unstable();
         for (_, index) in order {
             // More than once, as a partition behind may have been nearer in its old place than on the next border.
@@ -180,11 +196,13 @@ fn fit(mut items: Vec<Item>, area: &Area) -> Option<Scheme> {
 }
 
 /// Sizes and places of a file; the one that takes the rest as small as it can be. Which one that is, and the first
-/// behind it that has a place of its own, is the second answer.
+/// behind it that has a place of its own, is the second answer. `close`: what the file gives no place to needs not be
+/// where it was.
 fn as_the_file_says(
     mut items: Vec<Item>,
     area: &Area,
     file: &LayoutFile,
+    close: bool,
 ) -> Result<(Scheme, Option<(usize, usize)>), Unfit> {
     let known = |line: &&Line| items.iter().any(|item| item.number == line.number);
     if let Some(line) = file.lines.iter().find(|line| !known(line)) {
@@ -211,6 +229,10 @@ fn as_the_file_says(
             None => {}
         }
         let spot = match start {
+            // What is behind the one that takes the rest shall leave it as much as it can.
+            None if index > 0 && (close || rest.is_some_and(|(rest, next)| rest < index && next == len)) => {
+                item.closed(cursor)
+            }
             None => item.kept(cursor),
             Some(start) => at(item, start, cursor, sector)?,
         };
