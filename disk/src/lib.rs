@@ -25,6 +25,7 @@ mod system;
 mod table;
 #[cfg(test)]
 mod testing;
+pub mod tools;
 mod uses;
 
 pub use assembled::Assembled;
