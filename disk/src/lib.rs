@@ -9,6 +9,7 @@
 )]
 
 mod assembled;
+pub mod boot;
 mod content;
 mod device;
 mod double;
