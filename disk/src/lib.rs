@@ -10,6 +10,7 @@
 
 pub mod arrange;
 mod assembled;
+pub mod boot;
 mod content;
 mod device;
 mod double;
