@@ -97,7 +97,7 @@ fn judged(folder: &Path, table: &PartitionTable, target: Geometry, wishes: &Wish
 }
 
 #[test]
-fn a_table_that_stays_is_the_same_to_the_bit() {
+fn a_table_that_stays_is_the_same_to_the_bit_root() {
     for script in [GPT, MBR, OLD] {
         let folder = tempdir().unwrap();
         let path = made(folder.path(), script, 64 * MIB);
@@ -156,7 +156,7 @@ fn a_disk_of_4096_byte_sectors_becomes_one_of_512_root() {
 }
 
 #[test]
-fn a_chain_out_of_order_stays_so() {
+fn a_chain_out_of_order_stays_so_root() {
     let folder = tempdir().unwrap();
     let script = "label: dos\nunit: sectors\n\n1 : start=2048, size=2048, type=83\n\
                   2 : start=8192, size=81920, type=5\n\
