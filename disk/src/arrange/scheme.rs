@@ -3,7 +3,6 @@
 //! Promise: sizes change by whole grains, so they stay multiples of what they were multiples of; those of fixed kinds
 //! do not change unless a file says so. Knows nothing of tables.
 
-use std::cmp::Reverse;
 use std::ops::Range;
 
 use crate::arrange::error::{Remark, Unfit};
@@ -168,31 +167,38 @@ fn share(items: &mut [Item], mut free: u64) {
     }
 }
 
-/// First closes gaps, then takes from those with most to spare; from as few as possible, as each is a filesystem that
-/// has to be shrunk. Their minimum and some slack is left to them, their minimum alone if it has to be.
+/// First closes gaps, then takes from those with most to spare, until all that gave have equally much to spare: so few
+/// filesystems have to be shrunk, and none loses all its room while others keep theirs. Their minimum and some slack is left
+/// to them, their minimum alone if it has to be.
 fn fit(mut items: Vec<Item>, area: &Area) -> Option<Scheme> {
     let slack: fn(&Item) -> u64 = |item| item.least.saturating_add(item.least.div_ceil(SLACK_PART));
     let none: fn(&Item) -> u64 = |item| item.least;
     for leave in [slack, none] {
-        let mut order: Vec<(Reverse<u64>, usize)> = (items.iter().enumerate())
-            .map(|(index, item)| (Reverse(item.spare(leave(item))), index))
-            .collect();
-        order.sort_unstable();
-        for (_, index) in order {
-            // More than once, as a partition behind may have been nearer in its old place than on the next border.
-            loop {
-                let over = end_of(&items, &close(&items, area.first)).saturating_sub(area.end);
-                let Some(item) = items.get_mut(index) else { break };
-                let take = up(over).min(item.spare(leave(item)));
-                if take == 0 {
-                    break;
-                }
-                item.bytes = item.bytes.saturating_sub(take);
-            }
-        }
+        // More than once for one level, as a partition behind may have been nearer in its old place than on the next border.
+        while let Some(over @ 1..) = Some(end_of(&items, &close(&items, area.first)).saturating_sub(area.end))
+            && take_from_the_richest(&mut items, over, leave)
+        {}
     }
     let spots = close(&items, area.first);
     Scheme::of(items, spots).if_it_fits(area)
+}
+
+/// Takes from those with most to spare what is over, or what brings them down to the next. Whether there was anything.
+fn take_from_the_richest(items: &mut [Item], over: u64, leave: fn(&Item) -> u64) -> bool {
+    let spare = |item: &Item| item.spare(leave(item));
+    let most = items.iter().map(spare).max().unwrap_or(0);
+    if most == 0 {
+        return false;
+    }
+    let level = most.saturating_sub(GRAIN_BYTES);
+    let is_rich = |item: &Item| spare(item) > level;
+    let count = u64::try_from(items.iter().filter(|item| is_rich(item)).count()).unwrap_or(u64::MAX);
+    let next = items.iter().filter(|item| !is_rich(item)).map(spare).max().unwrap_or(0);
+    let each = up(over.div_ceil(count)).min(up(most.saturating_sub(next))).max(GRAIN_BYTES);
+    for item in items.iter_mut().filter(|item| is_rich(item)) {
+        item.bytes = item.bytes.saturating_sub(each.min(spare(item)));
+    }
+    true
 }
 
 /// Sizes and places of a file; the one that takes the rest as small as it can be. Which one that is, and the first

@@ -178,7 +178,7 @@ impl Making<'_> {
             VolumeChange::Recreate => self.recreate(volume, bytes)?,
         }
         let verb = if plan.change == VolumeChange::Grow { "grown" } else { "shrunk" };
-        self.done.push(format!("partition {}: {kind} {verb} to {bytes} bytes", plan.number));
+        self.done.push(format!("partition {}: {kind} {verb} to {} MiB", plan.number, bytes >> 20));
         Ok(())
     }
 
