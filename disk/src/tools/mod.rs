@@ -235,6 +235,27 @@ pub fn recreate_xfs(from: &Path, to: &Path, bytes: u64, scratch: &Path) -> Resul
     recreate::recreate(from, to, bytes, scratch)
 }
 
+/// A filesystem's folder tree, mounted for changing texts in it; unmounted when dropped.
+pub struct OpenFolder(mount::Mounted);
+
+impl OpenFolder {
+    /// Mounts the volume in a folder of its own under `scratch`.
+    ///
+    /// # Errors
+    /// Which program failed.
+    pub fn new(kind: &str, path: &Path, scratch: &Path) -> Result<Self, ToolError> {
+        let options = if kind == "xfs" { "nouuid" } else { "" };
+        let device = mount::Loop::attach(&absolute(path)?, None)?;
+        Ok(Self(mount::Mounted::new(device, kind, options, scratch)?))
+    }
+
+    /// Its root.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.0.at()
+    }
+}
+
 fn absolute(path: &Path) -> Result<PathBuf, ToolError> {
     std::path::absolute(path).map_err(|source| ToolError::Io { path: path.to_owned(), doing: "find", source })
 }
