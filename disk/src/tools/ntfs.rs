@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use super::bytes::Bytes;
-use super::run::Call;
+use super::run::{Call, Said};
 use super::{CannotChange, Change, IdentityChange, Program, ToolError, changed, size_is};
 
 const NTFSRESIZE: Program = Program::new("ntfsresize", "ntfs-3g");
@@ -17,7 +17,7 @@ const SECTOR_BYTES: u64 = 11;
 const SECTORS: u64 = 40;
 const SERIAL: u64 = 72;
 
-/// Beyond what `ntfsresize --info` says, which counts clusters only: run lists and the file table become longer.
+/// Beyond what `ntfsresize --info` says, at first.
 const MARGIN_PART: u64 = 50;
 const MARGIN_BYTES: u64 = 8 << 20;
 /// The largest cluster that Windows makes.
@@ -48,27 +48,45 @@ fn size(path: &Path) -> Result<u64, ToolError> {
     Ok(last_sector(&volume)?.saturating_add(volume.le16(SECTOR_BYTES)?.into()))
 }
 
-/// The smallest size that is sure to do, and the size it has. Without `--force`, a dirty volume is refused.
+/// The smallest size that is sure to do, and the size it has. What `--info` says counts clusters only; whether the file
+/// table has room for longer lists of runs is known when it was tried, and where it has not (Windows 11 scatters much),
+/// only more slack helps.
 pub(super) fn minimum(path: &Path) -> Result<(u64, u64), ToolError> {
     let now = size(path)?;
-    match Call::new(NTFSRESIZE)?.args(["--no-progress-bar", "--info"]).arg(path).run() {
-        Ok(said) => {
-            let bytes = said.number_after("You might resize at ")?;
-            let margin = (bytes / MARGIN_PART).saturating_add(MARGIN_BYTES);
-            Ok((bytes.saturating_add(margin), now))
+    let Some(bytes) = bytes_needed(path)? else { return Ok((now, now)) };
+    let mut slack = (bytes / MARGIN_PART).saturating_add(MARGIN_BYTES);
+    loop {
+        let bytes = bytes.saturating_add(slack);
+        if bytes >= now {
+            return Ok((now, now));
         }
-        Err(ToolError::Failed { said, .. }) if said.contains("Volume is full") => Ok((now, now)),
+        match ntfsresize(path, &["--no-action", "--force", "--size", &bytes.to_string()]) {
+            Ok(_) => return Ok((bytes, now)),
+            Err(ToolError::Failed { said, .. }) if said.contains("No space left on device") => {}
+            Err(error) => return Err(error),
+        }
+        slack = slack.saturating_mul(2);
+    }
+}
+
+/// What `--info` says, after it has compared the bitmap with every file; `None` for a full volume. Without `--force`, a
+/// dirty volume is refused.
+fn bytes_needed(path: &Path) -> Result<Option<u64>, ToolError> {
+    match ntfsresize(path, &["--info"]) {
+        Ok(said) => said.number_after("You might resize at ").map(Some),
+        Err(ToolError::Failed { said, .. }) if said.contains("Volume is full") => Ok(None),
         Err(error) => Err(error),
     }
 }
 
+fn ntfsresize(path: &Path, args: &[&str]) -> Result<Said, ToolError> {
+    Call::new(NTFSRESIZE)?.arg("--no-progress-bar").args(args).arg(path).run()
+}
+
 pub(super) fn resize(path: &Path, bytes: u64) -> Result<(), ToolError> {
     // Forced, as it would ask otherwise, it minds no dirty volume: that comes first.
-    minimum(path)?;
-    Call::new(NTFSRESIZE)?
-        .args(["--no-progress-bar", "--force", "--size", &bytes.to_string()])
-        .arg(path)
-        .run()?;
+    bytes_needed(path)?;
+    ntfsresize(path, &["--force", "--size", &bytes.to_string()])?;
     // Clears the wish for chkdsk that every resize leaves.
     Call::new(NTFSFIX)?.arg("--clear-dirty").arg(path).run()?;
     copy_boot_sector(path, bytes)?;
@@ -99,7 +117,7 @@ fn copies(volume: &Bytes) -> Result<Vec<u64>, ToolError> {
 
 /// It compares the bitmap with every file, and the start of the file table with its copy. A dirty volume is refused.
 pub(super) fn check(path: &Path) -> Result<(), ToolError> {
-    minimum(path)?;
+    bytes_needed(path)?;
     match copies(&Bytes::open(path)?)?.is_empty() {
         true => Err(ToolError::Readback {
             place: "ntfs: copy of the boot sector",

@@ -79,7 +79,7 @@ pub(super) fn recreate(from: &Path, to: &Path, bytes: u64, scratch: &Path) -> Re
     let uuid = identity(from)?;
     let bytes = bytes.saturating_sub(bytes.checked_rem(old.block_bytes).unwrap_or(0));
     let source = mount(Loop::attach(from, None)?, scratch)?;
-    let device = Loop::attach(to, Some(bytes))?;
+    let device = Loop::attach_direct(to, bytes)?;
     Call::new(MKFS)?.args(options(&old, &uuid)).arg(device.node()).run()?;
     let target = mount(device, scratch)?;
     copy::tree(source.at(), target.at())?;

@@ -1,7 +1,7 @@
-//! Swap areas: the header, by ourselves. What was swapped out is worth nothing any more.
+//! Swap areas: the header, by ourselves.
 //!
 //! Promise: label and UUID stay when it grows; a hibernated system's area is not one, and is refused.
-//! Format: linux include/linux/swap.h, `union swap_header`.
+//! Knows nothing of what was swapped out. Format: linux include/linux/swap.h, `union swap_header`.
 
 use std::path::Path;
 

@@ -1,4 +1,7 @@
 //! btrfs: compression, subvolumes, snapshots, a second copy of the same UUID.
+//!
+//! Promise: what `cycle` promises, for all subvolumes together.
+//! Knows nothing of chunks.
 
 use std::path::{Path, PathBuf};
 
@@ -62,4 +65,22 @@ fn root_btrfs_of_several_devices_is_refused() {
     for device in &devices {
         run("btrfs", PACKAGE, &["device", "scan", "--forget", device.str()], "");
     }
+}
+
+/// A copy of a filesystem that is mounted, as when a system clones its own disk.
+#[test]
+fn root_btrfs_beside_its_twin() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = make(folder.path(), &[], "noatime", 300);
+    let twin = folder.path().join("twin.img");
+    std::fs::copy(&image, &twin).unwrap();
+    let device = LoopDevice::new(&image, &[]);
+    let mounted = Mounted::new(&["-t", "btrfs", device.str()], &folder.path().join("mnt"));
+    match minimum("btrfs", &twin, folder.path()) {
+        Ok(bytes) => assert!(bytes >= 256 << 20),
+        Err(ToolError::SameUuidMounted { uuid, .. }) => assert_eq!(uuid, crate::cycle::blkid(&twin)),
+        Err(error) => panic!("{error}"),
+    }
+    // The one that is mounted is none the worse.
+    assert!(!hashes(&mounted.0).is_empty());
 }

@@ -1,6 +1,7 @@
 //! The round that each filesystem makes, and files to fill it with.
 //!
 //! Promise: a volume that comes back has the same files, a clean bill of its checker, and no loop device left behind.
+//! Knows nothing of any filesystem.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;

@@ -1,4 +1,7 @@
 //! ext2, ext3, ext4 with many sets of features.
+//!
+//! Promise: what `cycle` promises; damage and sizes that are too small are refused in the tools' own words.
+//! Knows nothing of groups.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;

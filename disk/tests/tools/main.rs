@@ -1,7 +1,8 @@
 //! The filesystems' own tools, run by `disk::tools` on volumes full of files: each becomes as small as it can, then three
 //! times as large, then somebody else; after each step its own checker is content and every file the same.
 //!
-//! Needs root: kernel mounts over loop devices. A missing tool fails with the package that has it.
+//! Promise: the tools are the real ones; a missing one fails with the package that has it. Needs root: loop devices.
+//! Knows nothing of disks and partitions.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // as in tests: it is nothing else
 

@@ -1,4 +1,7 @@
 //! NTFS: with files of a few runs and of thousands, and what Windows left dirty.
+//!
+//! Promise: what `cycle` promises; a dirty volume is left alone.
+//! Knows nothing of the file table.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -1,4 +1,7 @@
 //! FAT, exFAT, F2FS, swap, LVM2: those with one tool, or none.
+//!
+//! Promise: what each tool can be asked works, and what it cannot is said before anything is touched.
+//! Knows nothing of files but that they stay the same.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -1,4 +1,7 @@
 //! XFS: grown, renamed, and made anew with everything that a file can have.
+//!
+//! Promise: find, getfattr, lsattr and xfs_db say the same of the old and the new one.
+//! Knows nothing of how files are copied.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -193,7 +196,7 @@ fn root_xfs_anew_with_many_files_and_shared_blocks() {
     {
         let device = LoopDevice::new(&old, &[]);
         let mounted = Mounted::new(&[device.str()], &folder.path().join("mnt"));
-        for number in 0..12_000 {
+        for number in 0..5_000 {
             let at = mounted.0.join(format!("{}", number % 100));
             std::fs::create_dir_all(&at).unwrap();
             std::fs::write(at.join(format!("{number}")), [7; 300]).unwrap();
@@ -205,10 +208,12 @@ fn root_xfs_anew_with_many_files_and_shared_blocks() {
         }
     }
     let bytes = minimum("xfs", &old, &scratch).unwrap();
-    println!("12000 small and 4 shared files: {} MiB", bytes >> 20);
+    println!("5000 small and 4 shared files: {} MiB", bytes >> 20);
     assert!((400 << 20..1000 << 20).contains(&bytes), "{bytes}");
     let new = image(folder.path(), "new.img", bytes);
+    let started = std::time::Instant::now();
     recreate_xfs(&old, &new, bytes, &scratch).unwrap();
+    println!("anew in {:.2} s", started.elapsed().as_secs_f32());
     assert_eq!(files(folder.path(), &old), files(folder.path(), &new));
 }
 
