@@ -56,6 +56,8 @@ pub(crate) enum Verb {
     Disks(commands::disks::Args),
     /// Write an image to a disk, partition, file or stream
     Restore(commands::restore::Args),
+    /// Show images as folders of files: each disk, its partitions, and what is in them
+    Mount(commands::mount::Args),
     /// Check that an image can be read whole, or that a device holds it
     Verify(commands::verify::Args),
     /// Check the whole store for damage
@@ -110,6 +112,7 @@ mod tests {
             "show",
             "disks",
             "restore",
+            "mount",
             "verify",
             "scrub",
             "forget",
@@ -124,7 +127,7 @@ mod tests {
         ] {
             assert!(help.contains(verb), "{verb}");
         }
-        for verb in ["clone", "mount", "nbd", "extract", "  man", "  exit-codes", "  key", "  web"] {
+        for verb in ["clone", "nbd", "extract", "  man", "  exit-codes", "  key", "  web"] {
             assert!(!help.contains(verb), "{verb}");
         }
     }

@@ -54,6 +54,7 @@ fn run(cli: Cli, ui: &Arc<Ui>) -> anyhow::Result<Exit> {
         Verb::Show(args) => commands::show::run(&context, args),
         Verb::Disks(args) => commands::disks::run(&context, args),
         Verb::Restore(args) => commands::restore::run(&context, args),
+        Verb::Mount(args) => commands::mount::run(&context, args),
         Verb::Verify(args) => commands::verify::run(&context, args),
         Verb::Scrub(args) => commands::scrub::run(&context, args),
         Verb::Forget(args) => commands::forget::run(&context, args),
