@@ -60,6 +60,8 @@ pub(crate) enum Verb {
     Plan(commands::plan::Args),
     /// Copy a disk right onto others, without a store
     Clone(commands::clone::Args),
+    /// Show images as folders of files: each disk, its partitions, and what is in them
+    Mount(commands::mount::Args),
     /// Check that an image can be read whole, or that a device holds it
     Verify(commands::verify::Args),
     /// Check the whole store for damage
@@ -116,6 +118,7 @@ mod tests {
             "restore",
             "plan",
             "clone",
+            "mount",
             "verify",
             "scrub",
             "forget",
@@ -130,7 +133,7 @@ mod tests {
         ] {
             assert!(help.contains(verb), "{verb}");
         }
-        for verb in ["mount", "nbd", "extract", "  man", "  exit-codes", "  key", "  web"] {
+        for verb in ["nbd", "extract", "  man", "  exit-codes", "  key", "  web"] {
             assert!(!help.contains(verb), "{verb}");
         }
     }

@@ -60,6 +60,7 @@ fn run(cli: Cli, ui: &Arc<Ui>) -> anyhow::Result<Exit> {
         Verb::Restore(args) => commands::restore::run(&context, args),
         Verb::Plan(args) => commands::plan::run(&context, args),
         Verb::Clone(args) => commands::clone::run(&context, args),
+        Verb::Mount(args) => commands::mount::run(&context, args),
         Verb::Verify(args) => commands::verify::run(&context, args),
         Verb::Scrub(args) => commands::scrub::run(&context, args),
         Verb::Forget(args) => commands::forget::run(&context, args),

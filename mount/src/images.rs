@@ -34,7 +34,7 @@ pub struct MountedImage {
     pub time: SystemTime,
     /// Size of the disk.
     pub size_bytes: u64,
-    /// Its partitions.
+    /// Its partitions; when there are none, it may be a filesystem itself, whose files are in the folder `files`.
     pub volumes: Vec<MountedVolume>,
     /// How to open it.
     pub open: OpenImage,
@@ -46,7 +46,7 @@ pub struct MountedVolume {
     pub number: u32,
     /// Where it is.
     pub extent: Extent,
-    /// Which filesystem, as blkid calls it.
+    /// Which filesystem, as blkid calls it; `None` when there is none that anyone knows.
     pub content: Option<String>,
 }
 
@@ -104,11 +104,15 @@ fn nodes(images: Vec<MountedImage>, links: Vec<MountedLink>) -> Nodes {
         let folder = nodes.add(0, &name, time, Kind::Folder(Vec::new()));
         let disk = Arc::new(Image { number, size_bytes, open, opened: Arc::clone(&opened) });
         nodes.add(folder, "disk.img", time, device(disk.clone()));
+        if parts.is_empty() {
+            let files = open_files((number, 0), disk.clone(), None, Arc::clone(&volumes));
+            nodes.add(folder, "files", time, Kind::Files(files));
+        }
         for part in parts {
             let volume = Arc::new(Section::new(disk.clone(), part.extent));
             nodes.add(folder, &format!("p{}.img", part.number), time, device(volume.clone()));
             if let Some(content) = part.content {
-                let files = open_files((number, part.number), volume, content, Arc::clone(&volumes));
+                let files = open_files((number, part.number), volume, Some(content), Arc::clone(&volumes));
                 nodes.add(folder, &format!("p{}", part.number), time, Kind::Files(files));
             }
         }
@@ -129,12 +133,15 @@ type OpenedVolumes = Kept<(usize, u32), Option<Arc<dyn Files>>>;
 fn open_files(
     key: (usize, u32),
     volume: Arc<dyn ReadAt>,
-    content: String,
+    content: Option<String>,
     opened: Arc<OpenedVolumes>,
 ) -> OpenFiles {
     Box::new(move || {
         opened.get(key, || {
-            let files = disk::files::files(volume.clone(), &content)?;
+            let whole = Extent { offset: 0, bytes: volume.size_bytes() };
+            let found = content.clone().or_else(|| Some(disk::probe(&volume, whole)?.kind));
+            let Some(kind) = found else { return Ok(None) };
+            let files = disk::files::files(volume.clone(), &kind)?;
             Ok::<_, FilesError>(files.map(Arc::from))
         })
     })

@@ -14,6 +14,8 @@ mod nodes;
 mod server;
 mod session;
 mod shown;
+#[cfg(test)]
+mod tests;
 
 pub use error::Error;
 pub use failures::Failures;

@@ -11,6 +11,7 @@ pub(crate) mod images;
 pub(crate) mod index;
 pub(crate) mod init;
 pub(crate) mod man;
+pub(crate) mod mount;
 pub(crate) mod plan;
 pub(crate) mod protect;
 pub(crate) mod restore;
