@@ -108,6 +108,7 @@ fn words_every_verb_of_the_help_has_a_help() {
 fn words_the_help_lists_only_verbs_that_work() {
     let shelf = Shelf::new();
     let (disk, other, target) = (shelf.path("disk.img"), shelf.path("other"), shelf.path("target"));
+    let copy = shelf.path("copy");
     let tries: &[&[&str]] = &[
         &["init", &other],
         &["capture", &disk],
@@ -115,6 +116,8 @@ fn words_the_help_lists_only_verbs_that_work() {
         &["show", "latest"],
         &["disks"],
         &["restore", "latest", &target],
+        &["plan", "latest", &target],
+        &["clone", &disk, &copy],
         &["verify", "latest"],
         &["scrub"],
         &["forget", &shelf.images[0]],

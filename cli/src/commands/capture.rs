@@ -338,9 +338,10 @@ mod tests {
             allowed,
         };
         let store = Concern::StoreOnSource { volume: Some(3) };
-        assert!(refuse("/dev/sda", &[mounted(true)]).is_ok());
-        let told =
-            crate::errors::tell(&refuse("/dev/sda", &[mounted(false), store.clone()]).unwrap_err().into());
+        assert!(refuse("capture", "/dev/sda", &[mounted(true)]).is_ok());
+        let told = crate::errors::tell(
+            &refuse("capture", "/dev/sda", &[mounted(false), store.clone()]).unwrap_err().into(),
+        );
         assert_eq!(told.exit, Exit::Refused);
         assert_eq!(
             told.text,
@@ -349,7 +350,7 @@ mod tests {
         let hint =
             "unmount it, or capture a snapshot of it; or go on with --allow-mounted --exclude-partition 3";
         assert_eq!(told.hint.as_deref(), Some(hint));
-        let told = crate::errors::tell(&refuse("/dev/sda", &[store]).unwrap_err().into());
+        let told = crate::errors::tell(&refuse("capture", "/dev/sda", &[store]).unwrap_err().into());
         assert!(told.hint.is_some_and(|hint| hint.starts_with("choose a store on another disk")));
     }
 }

@@ -102,7 +102,7 @@ fn kind_of(volume: &Volume) -> Option<&str> {
     volume.content.as_ref().map(|content| content.kind.as_str())
 }
 
-fn use_of<'a>(origin: &'a Origin, number: u32) -> Option<&'a VolumeUse> {
+fn use_of(origin: &Origin, number: u32) -> Option<&VolumeUse> {
     origin.info.volume_use.iter().flatten().find(|found| found.volume == Some(number))
 }
 
