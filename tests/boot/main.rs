@@ -74,35 +74,25 @@ macro_rules! slow_cells {
     };
 }
 
-/// Waits until `cas` can do it: compiled, not run. To enable one, move its line up.
-macro_rules! waiting {
-    ($($name:ident: $wanted:expr, $how:expr;)*) => {
-        $(const _: (Wanted, How) = ($wanted, $how);)*
-    };
-}
-
 cells! {
     gpt_new_as_root: GPT, How::New;
     gpt_kept_as_root: CORE_FIRST, How::Keep(1792);
     mbr_new_as_root: MBR, How::New;
+    gpt_grown_as_root: GPT, How::Grow(2560);
+    gpt_fitted_as_root: GPT, How::Fit(900);
+    gpt_cloned_with_new_ids_as_root: GPT, How::NewIds;
+    mbr_fitted_as_root: MBR, How::Fit(1100);
+    mbr_cloned_with_new_ids_as_root: MBR, How::NewIds;
+    xfs_fitted_as_root: XFS, How::Fit(1000);
 }
 
 slow_cells! {
     xfs_new_as_root: XFS, How::New;
     mbr_kept_as_root: MBR, How::Keep(1800);
     xfs_kept_as_root: XFS, How::Keep(1800);
-}
-
-waiting! {
-    gpt_grown_as_root: GPT, How::Grow(2560);
-    gpt_fitted_as_root: GPT, How::Fit(900);
-    gpt_cloned_with_new_ids_as_root: GPT, How::NewIds;
     mbr_grown_as_root: MBR, How::Grow(2560);
-    mbr_fitted_as_root: MBR, How::Fit(1100);
-    mbr_cloned_with_new_ids_as_root: MBR, How::NewIds;
-    xfs_fitted_as_root: XFS, How::Fit(1000);
+    xfs_cloned_with_new_ids_as_root: XFS, How::NewIds;
     without_a_fallback_loader_as_root: NO_FALLBACK, How::FixedUp;
-    // Of the following, those of minutes belong to the slow cells.
     sixteen_gib_onto_eight_as_root: LARGE, How::Fit(8 << 10);
     core_first_grown_as_root: CORE_FIRST, How::Grow(2560);
     core_first_fitted_as_root: CORE_FIRST, How::Fit(900);
