@@ -101,7 +101,6 @@ slow_cells! {
     gpt_cloned_onto_a_larger_as_root: GPT, How::Clone(2000);
     gpt_cloned_fitting_with_new_ids_as_root: GPT, How::NewIdsFit(900);
     xfs_grown_as_root: XFS, How::Grow(2560);
-    xfs_cloned_with_new_ids_as_root: XFS, How::NewIds;
 }
 
 /// One disk on its way to another, which is then judged.
