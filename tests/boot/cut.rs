@@ -3,11 +3,12 @@
 //! Promise: the process is killed as a power cut would end it, when a given share of the bytes is on the target; what has a
 //! partition table then is whole. Knows nothing of the order in which a restore writes.
 
-use super::{CORE_FIRST, starts, store_in};
+use super::{CORE_FIRST, starts_by, store_in};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use tests::vm::Firmware;
 use tests::vm::disk::{Bootable, check};
 use tests::{capture, cas_ok, command};
 
@@ -35,7 +36,7 @@ fn cut_in_the_middle_it_has_no_table_and_once_more_it_starts_as_root() {
     assert!(cut >= 2, "only {cut} restores were cut off");
     cas_ok(&store, &["restore", &image, target.to_str().unwrap(), "--yes", "--quiet"]);
     check(&target);
-    starts(&disk, &target, None);
+    starts_by(&disk, Firmware::Uefi, &target, None);
 }
 
 /// Whether the restore died of it: it may have been done before.

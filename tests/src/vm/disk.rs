@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 const MIB: u64 = 1 << 20;
 const SECTOR: u64 = 512;
+/// Size of the files of noise that a disk with data has.
+const DATA_FILE_MIB: u64 = 16;
 /// The first sector's room for code, before the disk's signature: GRUB include/grub/i386/pc/boot.h.
 const BOOT_CODE: usize = 440;
 /// In the first sector: where the core image begins, and the drive it is on (0xff: the one that the firmware started).
@@ -174,10 +176,6 @@ impl Bootable {
     fn make_root(&self, part: &Part, folder: &Path) {
         let (tree, kind) = (folder.join("root"), self.wanted.root);
         parts::root_tree(&tree, kind.name(), &self.names);
-        for index in 0..self.wanted.data_mib.div_ceil(16) {
-            let file = tree.join(format!("srv/data-{index}"));
-            fs::write(file, crate::disks::noise(5000 + index, 16 << 20)).unwrap();
-        }
         let device = self.volume(part);
         let (uuid, tree_text) = (self.names.root.as_str(), tree.to_str().unwrap());
         match kind {
@@ -194,6 +192,10 @@ impl Bootable {
             }
         }
         fs::remove_dir_all(&tree).unwrap();
+        if self.wanted.data_mib > 0 {
+            let mount = Mount::new(device.node(), &folder.join("mount"), &[]);
+            write_data(&mount.folder().join("srv"), self.wanted.data_mib);
+        }
     }
 
     fn make_esp(&self, part: &Part, folder: &Path) {
@@ -243,6 +245,14 @@ impl Bootable {
         first[DRIVE_CHECK..DRIVE_CHECK + 2].copy_from_slice(&[0x90, 0x90]);
         file.write_all_at(&first[..BOOT_CODE], 0).unwrap();
         file.write_all_at(&core, lba * SECTOR).unwrap();
+    }
+}
+
+/// Files of noise, this much.
+fn write_data(folder: &Path, mib: u64) {
+    for index in 0..mib.div_ceil(DATA_FILE_MIB) {
+        let bytes = crate::disks::noise(5000 + index, usize::try_from(DATA_FILE_MIB * MIB).unwrap());
+        fs::write(folder.join(format!("data-{index}")), bytes).unwrap();
     }
 }
 
