@@ -163,7 +163,7 @@ fn root_other_sectors_are_borne_or_refused_with_the_reason() {
 #[test]
 fn root_clones_have_files_and_identities_of_their_own() {
     let bench = Bench::new(layout);
-    let [one, two] = ["one.img", "two.img"].map(|name| bench.target(name, 600 * MIB, &[]));
+    let [one, two] = ["one.img", "two.img"].map(|name| bench.target(name, 700 * MIB, &[]));
     let arguments =
         ["clone", bench.disk.device.text(), one.text(), two.text(), "--new-ids", "--layout", "grow", "--yes"];
     cas_ok(&bench.store, &arguments);

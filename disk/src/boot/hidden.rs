@@ -28,18 +28,18 @@ const EXFAT_NOT_SUMMED: [usize; 3] = [106, 107, 112];
 #[must_use]
 pub fn hidden_sectors(volume: &dyn ReadAt, kind: &str, start_sector: u64) -> Vec<(u64, Vec<u8>)> {
     match kind {
-        "vfat" => short(volume, start_sector, fat_copy).unwrap_or_default(),
-        "ntfs" => short(volume, start_sector, ntfs_copy).unwrap_or_default(),
+        "vfat" => short(volume, start_sector, fat_copies).unwrap_or_default(),
+        "ntfs" => short(volume, start_sector, ntfs_copies).unwrap_or_default(),
         "exfat" => exfat(volume, start_sector).unwrap_or_default(),
         _ => Vec::new(),
     }
 }
 
-/// FAT and NTFS: the number in the boot sector, and in its copy.
+/// FAT and NTFS: the number in the boot sector, and in its copies.
 fn short(
     volume: &dyn ReadAt,
     start_sector: u64,
-    copy: fn(&[u8], u64) -> Option<u64>,
+    copies: fn(&[u8], u64, u64) -> Option<Vec<u64>>,
 ) -> Option<Vec<(u64, Vec<u8>)>> {
     let number = u32::try_from(start_sector).ok()?.to_le_bytes();
     let boot = boot_sector(volume, 0)?;
@@ -48,11 +48,13 @@ fn short(
         return None;
     }
     let mut patches = Vec::new();
-    let copy = copy(&boot, sector_bytes).filter(|at| *at > 0);
+    let mut places = copies(&boot, sector_bytes, volume.size_bytes()).unwrap_or_default();
+    places.dedup();
     // What says where everything is must be the same in both, or it is not its copy.
     let agrees = |other: &Vec<u8>| other.get(..HIDDEN) == boot.get(..HIDDEN);
-    let copy = copy.and_then(|at| Some((at, boot_sector(volume, at).filter(agrees)?)));
-    for (at, sector) in [(0, boot.clone())].into_iter().chain(copy) {
+    let copy = |at: u64| Some((at, boot_sector(volume, at).filter(agrees)?));
+    let copies = places.into_iter().filter(|at| *at > 0).filter_map(copy);
+    for (at, sector) in [(0, boot.clone())].into_iter().chain(copies) {
         if array::<4>(&sector, HIDDEN)? != number {
             patches.push((at.checked_add(0x1c)?, number.to_vec()));
         }
@@ -60,15 +62,17 @@ fn short(
     Some(patches)
 }
 
-fn fat_copy(boot: &[u8], sector_bytes: u64) -> Option<u64> {
+fn fat_copies(boot: &[u8], sector_bytes: u64, _: u64) -> Option<Vec<u64>> {
     let is_fat32 = u16::from_le_bytes(array(boot, FAT_SIZE)?) == 0;
     let sector = u64::from(u16::from_le_bytes(array(boot, FAT32_COPY)?));
     // 0 and 0xffff: none.
-    (is_fat32 && sector != 0xffff).then(|| sector.saturating_mul(sector_bytes))
+    (is_fat32 && sector != 0xffff).then(|| vec![sector.saturating_mul(sector_bytes)])
 }
 
-fn ntfs_copy(boot: &[u8], sector_bytes: u64) -> Option<u64> {
-    u64::from_le_bytes(array(boot, NTFS_SECTORS)?).checked_mul(sector_bytes)
+/// Behind the last cluster, and in the partition's last sector: not the same where the one is no whole number of the other.
+fn ntfs_copies(boot: &[u8], sector_bytes: u64, volume_bytes: u64) -> Option<Vec<u64>> {
+    let own = u64::from_le_bytes(array(boot, NTFS_SECTORS)?).checked_mul(sector_bytes)?;
+    Some(vec![own, volume_bytes.saturating_sub(sector_bytes)])
 }
 
 /// exFAT: both regions, each with its sum anew.

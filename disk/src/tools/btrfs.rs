@@ -19,7 +19,7 @@ const DEVICE_ID: u64 = 0x1_0000 + 0xc9;
 const DEVICE_BYTES: u64 = 0x1_0000 + 0xd1;
 
 /// linux fs/btrfs/ioctl.c, `btrfs_ioctl_resize`: nothing below is taken.
-const BYTES_MIN: u64 = 256 << 20;
+pub(super) const RESIZE_BYTES_MIN: u64 = 256 << 20;
 /// The kernel needs somewhere to move the last chunk to.
 const MARGIN_PART: u64 = 64;
 const MARGIN_BYTES: u64 = 32 << 20;
@@ -80,7 +80,7 @@ pub(super) fn minimum(path: &Path, scratch: &Path) -> Result<(u64, u64), ToolErr
     mounted.unmount()?;
     let bytes = said.number_after("")?;
     let margin = (bytes / MARGIN_PART).saturating_add(MARGIN_BYTES);
-    Ok((bytes.saturating_add(margin).max(BYTES_MIN), size(path)?))
+    Ok((bytes.saturating_add(margin).max(RESIZE_BYTES_MIN), size(path)?))
 }
 
 pub(super) fn shrink(path: &Path, bytes: u64, scratch: &Path) -> Result<(), ToolError> {

@@ -157,6 +157,13 @@ pub fn shrink(kind: &str, path: &Path, bytes: u64, scratch: &Path) -> Result<(),
     }
 }
 
+/// Whether a filesystem that can grow can have this size: btrfs gets no size below 256 MiB (fs/btrfs/ioctl.c,
+/// `btrfs_ioctl_resize`), though it may have been made smaller.
+#[must_use]
+pub fn grows_to(kind: &str, bytes: u64) -> bool {
+    programs(kind, Change::Grow).is_ok() && (kind != "btrfs" || bytes >= btrfs::RESIZE_BYTES_MIN)
+}
+
 /// Makes the filesystem fill `bytes`, as far as its structure allows.
 ///
 /// # Errors

@@ -4,7 +4,7 @@
 //! Knows nothing of the formats: `disk::boot` does.
 
 use disk::boot::{efi, grub, hidden};
-use disk::{Assembled, Extent};
+use disk::{Assembled, Extent, Section};
 
 use super::Fixups;
 use super::ready::{Making, Prepared};
@@ -50,7 +50,9 @@ pub(super) fn mend_places(
         for volume in volumes.iter().filter(|volume| volume.moved()) {
             let to = volume.plan.to;
             let sector = to.offset / u64::from(sector_bytes.max(1));
-            for (offset, bytes) in hidden::hidden_sectors(&volume.device, volume.kind(), sector) {
+            // Where it was shrunk, what lies behind is no longer its own.
+            let own = Section::new(&volume.device, Extent { offset: 0, bytes: to.bytes });
+            for (offset, bytes) in hidden::hidden_sectors(&own, volume.kind(), sector) {
                 changed.push(put(device, to.offset + offset, bytes));
             }
         }

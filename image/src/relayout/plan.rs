@@ -208,7 +208,7 @@ fn volume_plan(origin: &Origin, placed: Placed, options: &LayoutOptions) -> Volu
         std::cmp::Ordering::Equal => VolumeChange::Same,
         std::cmp::Ordering::Less if name == "xfs" => VolumeChange::Recreate,
         std::cmp::Ordering::Less => VolumeChange::Shrink,
-        std::cmp::Ordering::Greater if tools::programs(name, Change::Grow).is_ok() => VolumeChange::Grow,
+        std::cmp::Ordering::Greater if tools::grows_to(name, placed.to.bytes) => VolumeChange::Grow,
         std::cmp::Ordering::Greater => VolumeChange::Room,
     };
     let new_identity = options.new_ids && kind.is_some();
