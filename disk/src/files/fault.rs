@@ -80,6 +80,16 @@ pub(crate) fn len64(bytes: usize) -> u64 {
     u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
+/// Fills `buf` from contents that are in memory, which must have so many bytes there.
+pub(crate) fn copy_from(contents: &[u8], offset: u64, buf: &mut [u8]) -> Result<(), Fault> {
+    if buf.is_empty() {
+        return Ok(());
+    }
+    let found = contents.get(len(offset)..).and_then(|rest| rest.get(..buf.len()));
+    buf.copy_from_slice(found.ok_or_else(|| Fault::damaged("its contents end before its size"))?);
+    Ok(())
+}
+
 /// A piece of memory that begins at `from`, at most `bytes` long.
 pub(crate) fn window(buf: &mut [u8], from: u64, bytes: u64) -> &mut [u8] {
     let rest = buf.get_mut(len(from)..).unwrap_or_default();

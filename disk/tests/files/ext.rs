@@ -8,14 +8,14 @@ use crate::tree::{ALL, assert_places, assert_same, open, ours, theirs};
 
 /// Options of mke2fs, and the longest value of an attribute that fits.
 const SETS: [(&str, usize); 8] = [
-    ("-t ext4", 3000),
-    ("-t ext4 -b 1024 -I 128", 700),
+    ("-t ext4 -b 4096", 3000),
+    ("-t ext4 -b 1024 -I 128", 200),
     ("-t ext4 -b 4096 -I 1024 -O inline_data", 3000),
-    ("-t ext4 -b 1024 -O ^metadata_csum,uninit_bg,^64bit", 700),
-    ("-t ext4 -O bigalloc,ea_inode -C 16384", 20_000),
-    ("-t ext2 -b 1024", 700),
-    ("-t ext3 -b 2048 -I 256", 1500),
-    ("-t ext4 -O meta_bg,^resize_inode,large_dir,casefold -b 2048", 1500),
+    ("-t ext2 -b 1024", 200),
+    ("-t ext4 -b 1024 -O ^metadata_csum,uninit_bg,^64bit", 200),
+    ("-t ext4 -b 4096 -O bigalloc,ea_inode -C 16384", 20_000),
+    ("-t ext3 -b 2048 -I 256", 900),
+    ("-t ext4 -O meta_bg,^resize_inode,large_dir -b 2048", 900),
 ];
 
 fn made(folder: &Path, options: &str) -> PathBuf {
@@ -75,7 +75,9 @@ fn compare(options: &str, large: usize, seed: u64) {
 
 #[test]
 fn root_trees_of_ext_are_those_of_the_kernel() {
-    for (seed, (options, large)) in (1..).zip(SETS) {
+    // Each costs seconds, which its writes to the medium take.
+    let few = if fill::all() { SETS.len() } else { 4 };
+    for (seed, (options, large)) in (1..).zip(SETS).take(few) {
         compare(options, large, seed);
     }
     if !fill::all() {
@@ -97,7 +99,7 @@ fn root_trees_of_ext_are_those_of_the_kernel() {
         for block in ["1024", "2048", "4096"] {
             for inode in ["256", "512"] {
                 seed += 1;
-                compare(&format!("{kind} -b {block} -I {inode}"), 700, seed);
+                compare(&format!("{kind} -b {block} -I {inode}"), 200, seed);
             }
         }
     }

@@ -19,20 +19,30 @@ fn made(folder: &Path, options: &str, bytes: u64) -> PathBuf {
 fn copied(image: &Path, tree: &Path) {
     let folder = tree.parent().unwrap().join("back");
     std::fs::create_dir(&folder).unwrap();
-    let mut args = vec!["-s", "-Q", "-i", image.to_str().unwrap()];
+    let mut args = vec!["LC_ALL=C.UTF-8", "mcopy", "-s", "-Q", "-i", image.to_str().unwrap()];
     let names: Vec<PathBuf> = std::fs::read_dir(tree).unwrap().map(|entry| entry.unwrap().path()).collect();
     args.extend(names.iter().map(|path| path.to_str().unwrap()));
     args.push("::/");
-    run("mcopy", "mtools", &args, "");
+    run("env", "mtools", &args, "");
 }
 
 fn tree(folder: &Path, seed: u64) -> PathBuf {
     let tree = folder.join("tree");
     std::fs::create_dir(&tree).unwrap();
     fill::plain(&tree, seed, 60);
-    for name in
-        ["SHORT.TXT", "lower.txt", "Mixed.Txt", "noext", "UPPER", "a.b.c.d", "with space.x", "über.txt"]
-    {
+    // mtools cuts letters beyond 16 bits.
+    std::fs::remove_file(tree.join("Größe – 大きさ – 😀.txt")).unwrap();
+    for name in [
+        "SHORT.TXT",
+        "lower.txt",
+        "Mixed.Txt",
+        "noext",
+        "UPPER",
+        "a.b.c.d",
+        "with space.x",
+        "über.txt",
+        "大きさ – ½.txt",
+    ] {
         std::fs::write(tree.join(name), name).unwrap();
     }
     tree

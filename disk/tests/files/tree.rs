@@ -45,7 +45,7 @@ pub(crate) fn open(image: &Path) -> Box<dyn Files> {
     let device = Device::open_buffered(image).unwrap();
     let whole = disk::Extent { offset: 0, bytes: disk::ReadAt::size_bytes(&device) };
     let content = probe(&device, whole).unwrap();
-    files(Arc::new(device), content.kind.as_deref().expect("a filesystem")).unwrap().expect("a reader")
+    files(Arc::new(device), &content.kind).unwrap().expect("a reader")
 }
 
 /// Fails with the first difference.

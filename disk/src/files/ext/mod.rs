@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use self::inode::{CASEFOLD, ENCRYPTED, EXTENTS, INLINE_DATA, Inode, S_IFDIR, S_IFLNK, S_IFREG};
 use super::cached::Cached;
-use super::fault::{Fault, len, len64, window};
+use super::fault::{Fault, copy_from, len, len64, window};
 use super::{Attribute, FileId, FileInfo, FileKind, Files, FilesError, FolderEntry};
 use crate::fs::ext::superblock::{Checksums, Superblock};
 use crate::fs::view::View;
@@ -139,9 +139,7 @@ impl Ext {
         }
         let mut inline = inode.map()?.to_vec();
         inline.extend(attributes::inline_rest(self, inode)?);
-        let found = inline.get(len(offset)..).and_then(|rest| rest.get(..buf.len()));
-        buf.copy_from_slice(found.ok_or_else(|| Fault::damaged("its contents end before its size"))?);
-        Ok(())
+        copy_from(&inline, offset, buf)
     }
 
     /// Contents that lie in blocks; holes are zeros.

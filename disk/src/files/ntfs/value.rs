@@ -3,7 +3,7 @@
 //! Promise: at most a compressed piece is held; what was never written is zeros, encrypted bytes are an error.
 //! Knows nothing of what has the value.
 
-use super::super::fault::{Fault, len, len64, window};
+use super::super::fault::{Fault, copy_from, len, len64, window};
 use super::lznt1;
 use crate::Extent;
 use crate::fs::ntfs::record::{COMPRESSED_MASK, ENCRYPTED};
@@ -37,9 +37,7 @@ pub(super) fn piece_bytes(disk: Disk<'_>, value: &Stream) -> Result<Option<u64>,
 pub(super) fn read(disk: Disk<'_>, value: &Stream, offset: u64, buf: &mut [u8]) -> Result<(), Fault> {
     let piece = piece_bytes(disk, value)?;
     if let Some(inside) = value.inside() {
-        let found = inside.get(len(offset)..).and_then(|rest| rest.get(..buf.len()));
-        buf.copy_from_slice(found.ok_or_else(|| Fault::damaged("its contents end before its size"))?);
-        return Ok(());
+        return copy_from(inside, offset, buf);
     }
     let written = value.initialized_bytes().saturating_sub(offset).min(len64(buf.len()));
     window(buf, written, u64::MAX).fill(0);
