@@ -18,6 +18,7 @@ mod picture;
 mod place;
 mod progress;
 mod table;
+mod target;
 mod ui;
 mod units;
 

@@ -30,6 +30,23 @@ pub(crate) struct LoopStatus {
     pub(crate) rdev: u64,
 }
 
+/// Sixteen random bytes, for a new identity.
+///
+/// # Panics
+/// On a kernel older than 3.17, which has no random numbers to give.
+#[must_use]
+pub fn random_id() -> [u8; 16] {
+    let mut id = [0; 16];
+    loop {
+        match rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty()) {
+            // So few bytes come in one piece.
+            Ok(_) => return id,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => panic!("getrandom: {error}"),
+        }
+    }
+}
+
 impl System {
     /// Those of the running kernel.
     pub(crate) fn real() -> Self {

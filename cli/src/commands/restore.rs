@@ -5,16 +5,15 @@
 
 use crate::args::Context;
 use crate::commands::verify;
-use crate::confirm::{self, Question};
 use crate::errors::Said;
 use crate::exit::Exit;
 use crate::naming::Narrow;
 use crate::progress::{Meter, Work};
-use crate::units::{show_bytes, show_bytes_exactly, show_duration, show_rate};
-use crate::{catalog, picture, place, units};
+use crate::units::{show_bytes, show_duration, show_rate};
+use crate::{catalog, place, target, units};
 use anyhow::{Context as _, Result};
-use disk::{Device, Extent, Layout, ReadAt, Target};
-use image::{Compare, Damage, Refusal, RestoreOptions, RestorePlan, RestoreReport, StreamReport, TargetKind};
+use disk::Extent;
+use image::{Compare, Damage, RestoreOptions, RestorePlan, RestoreReport, StreamReport};
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal};
@@ -77,12 +76,12 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit> {
     }
     if args.dry_run {
         show_plan(context, &plan, &image);
-        refuse(&plan.path, &plan.refusals)?;
+        target::refuse("restore", &plan.path, &plan.refusals)?;
         return Ok(Exit::Done);
     }
-    refuse(&plan.path, &plan.refusals)?;
+    target::refuse("restore", &plan.path, &plan.refusals)?;
     confirm(context, &plan, &image, args.yes)?;
-    let target = open_target(&plan)?;
+    let target = target::open(&plan.path, Some(plan.kind), plan.target_bytes)?;
     let started = Instant::now();
     context.signals.guard()?;
     let report = {
@@ -108,53 +107,6 @@ impl Args {
     }
 }
 
-/// All refusals at once. Alone, a target that is too small has an exit code of its own.
-fn refuse(path: &Path, refusals: &[Refusal]) -> Result<(), Said> {
-    let path = path.display().to_string();
-    match refusals {
-        [] => Ok(()),
-        [Refusal::TooSmall { needed, has, allowable }] => {
-            let said = Said::too_small(&path, *needed, *has);
-            Err(if *allowable {
-                said.hint("what would be lost is unused: --allow-smaller leaves it out")
-            } else {
-                said
-            })
-        }
-        [first, ..] => {
-            let texts: Vec<String> = refusals.iter().map(ToString::to_string).collect();
-            Err(Said::refused(format!("restore to {path}: {}", texts.join("; "))).hint(way_out(first)))
-        }
-    }
-}
-
-/// What to do about a refusal.
-fn way_out(refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::Mounted { at, .. } => format!("`umount {}`, or choose another target", at.display()),
-        Refusal::Swap { device } => format!("`swapoff /dev/{device}`, or choose another target"),
-        Refusal::Held { holder, .. } => {
-            format!("stop {holder} (LVM, RAID, encryption, loop), or choose another target")
-        }
-        Refusal::HoldsStore { .. } => {
-            "a store cannot be restored over itself: move the store, or choose another target".into()
-        }
-        Refusal::StoreDisk => {
-            "one wrong digit away from the store; if you are sure: --allow-store-disk".into()
-        }
-        Refusal::RootDisk => "start the machine from another disk or a rescue system".into(),
-        Refusal::ReadOnly => "look for a write-protect switch, or try `blockdev --setrw`".into(),
-        Refusal::SerialMismatch { .. } => "`cas disks` shows the serial numbers".into(),
-        Refusal::TooSmall { allowable: true, .. } => {
-            "what would be lost is unused: --allow-smaller leaves it out".into()
-        }
-        Refusal::TooSmall { .. } => "choose a larger target, or restore to a file".into(),
-        Refusal::NoDevice | Refusal::NotATarget => {
-            "`cas disks` lists the disks; a new file can be anywhere but in /dev".into()
-        }
-    }
-}
-
 fn show_plan(context: &Context, plan: &RestorePlan, image: &StoredImage) {
     context.ui.say_all(target_lines(plan));
     context.ui.say(format!("would restore {}", image_line(image)));
@@ -175,47 +127,16 @@ fn show_plan(context: &Context, plan: &RestorePlan, image: &StoredImage) {
     );
 }
 
-/// Shows the target, and asks unless that is answered already; a file that does not exist yet needs no question.
+/// Shows the target, and asks unless that is answered already.
 fn confirm(context: &Context, plan: &RestorePlan, image: &StoredImage, yes: bool) -> Result<()> {
-    if plan.kind == TargetKind::NewFile {
-        return Ok(());
-    }
     let mut lines = target_lines(plan);
     lines.push(format!("will be overwritten with {}", image_line(image)));
     lines.extend(changes(plan));
-    if yes {
-        lines.iter().for_each(|line| context.ui.note(line));
-        return Ok(());
-    }
-    context.ui.show_for_question(lines);
-    confirm::ask(context, &Question::about(plan.target.serial.as_deref(), &plan.target.name))
+    target::confirm(context, Some(plan.kind), &plan.target, lines, yes)
 }
 
-/// What the target is, what is on it, and who uses it.
 fn target_lines(plan: &RestorePlan) -> Vec<String> {
-    if plan.kind == TargetKind::NewFile {
-        return vec![format!(
-            "{}: a new file, {}",
-            plan.path.display(),
-            show_bytes_exactly(plan.target_bytes)
-        )];
-    }
-    let mut lines = vec![picture::headline(&plan.target)];
-    if let Ok(device) = Device::open_buffered(&plan.path) {
-        let layout = Layout::read(&device, plan.target.logical_sector_bytes);
-        let whole = Extent { offset: 0, bytes: device.size_bytes() };
-        match (picture::partitions(&layout, &[], None), disk::probe(&device, whole)) {
-            (Some(table), _) => lines.extend(table.lines().into_iter().map(|line| format!("  {line}"))),
-            (None, Some(content)) => {
-                let label = content.label.map(|label| format!(" {label:?}")).unwrap_or_default();
-                lines.push(format!("  holds {}{label}", content.kind));
-            }
-            (None, None) => lines.push("  no partition table and no known content".to_owned()),
-        }
-    }
-    let uses = disk::uses(&plan.path).unwrap_or_default();
-    lines.extend(uses.iter().map(|used| format!("  {}: {}", used.device, picture::use_text(used))));
-    lines
+    target::lines(&plan.path, Some(plan.kind), &plan.target, plan.target_bytes)
 }
 
 /// `image abababab of 2026-08-01 12:00:00, host alba, disk S3RIAL, 1.0 TiB`.
@@ -234,13 +155,6 @@ fn changes(plan: &RestorePlan) -> Vec<String> {
         .tail_zeroed
         .map(|tail| format!("the last {} of the target become zeros", show_bytes(tail.bytes)));
     gpt.into_iter().chain(tail).collect()
-}
-
-fn open_target(plan: &RestorePlan) -> Result<Target, disk::Error> {
-    match plan.kind {
-        TargetKind::Device => Target::open_device(&plan.path),
-        TargetKind::NewFile | TargetKind::ExistingFile => Target::open_file(&plan.path, plan.target_bytes),
-    }
 }
 
 /// Writes the image to stdout; everything else goes to stderr.
@@ -354,36 +268,4 @@ fn stream_summary(image: &StoredImage, report: &StreamReport, elapsed: Duration)
         "damaged": report.damaged.iter().map(verify::damage_json).collect::<Vec<_>>(),
         "seconds": elapsed.as_secs_f64(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refused(refusals: &[Refusal]) -> (Exit, String, String) {
-        let told = crate::errors::tell(&refuse(Path::new("/dev/sdb"), refusals).unwrap_err().into());
-        (told.exit, told.text, told.hint.unwrap_or_default())
-    }
-
-    #[test]
-    fn every_refusal_is_said_and_the_first_has_a_way_out() {
-        let mounted = Refusal::Mounted { device: "sdb1".into(), at: "/mnt".into() };
-        assert!(refuse(Path::new("/dev/sdb"), &[]).is_ok());
-        let (exit, text, hint) = refused(&[mounted.clone(), Refusal::ReadOnly]);
-        assert_eq!(exit, Exit::Refused);
-        assert_eq!(text, "restore to /dev/sdb: sdb1: mounted at /mnt; the target is read-only");
-        assert_eq!(hint, "`umount /mnt`, or choose another target");
-        assert!(refused(&[Refusal::StoreDisk]).2.contains("--allow-store-disk"));
-    }
-
-    #[test]
-    fn too_small_alone_is_exit_6_and_names_the_override_only_where_it_helps() {
-        let small = |allowable| Refusal::TooSmall { needed: 2048, has: 1024, allowable };
-        let (exit, text, hint) = refused(&[small(false)]);
-        assert_eq!(exit, Exit::TooSmall);
-        assert_eq!(text, "/dev/sdb: expected at least 2.0 KiB (2048 bytes), found 1.0 KiB (1024 bytes)");
-        assert!(!hint.contains("--allow-smaller"));
-        assert!(refused(&[small(true)]).2.contains("--allow-smaller"));
-        assert_eq!(refused(&[Refusal::RootDisk, small(true)]).0, Exit::Refused);
-    }
 }
