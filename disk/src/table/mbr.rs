@@ -98,7 +98,14 @@ pub(crate) fn layout(
     warnings: Vec<String>,
 ) -> (Layout, Chain) {
     let disk_id = format!("{:08x}", u32::from_le_bytes(header.disk_signature));
-    let mut walk = Walk { device, sector: u64::from(sector_bytes), disk_id, volumes: Vec::new(), warnings, chain: Chain::default() };
+    let mut walk = Walk {
+        device,
+        sector: u64::from(sector_bytes),
+        disk_id,
+        volumes: Vec::new(),
+        warnings,
+        chain: Chain::default(),
+    };
     let mut extended = None;
     for (number, entry) in header.iter() {
         match entry {
