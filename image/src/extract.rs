@@ -460,3 +460,6 @@ fn type_of(kind: &FileKind) -> FileType {
 fn timespec(time: FileTime) -> Timespec {
     Timespec { tv_sec: time.seconds, tv_nsec: time.nanos.into() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ mod exfat;
 mod ext;
 mod fat;
 mod fill;
+mod hostile;
 mod ntfs;
 #[allow(dead_code)] // each filesystem needs some of it
 #[path = "../../src/testing.rs"]
