@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tests::disks::noise;
-use tests::{capture, cas, cas_ok, command, run, sh};
+use tests::{Mount, capture, cas, cas_ok, command, run, sh};
 
 /// A tree with what Unix has.
 fn tree(root: &Path) {
@@ -30,7 +30,7 @@ fn tree(root: &Path) {
 }
 
 /// A disk with an ext4 and a FAT; the tree is on the first.
-fn disk(folder: &Path) -> (PathBuf, PathBuf) {
+fn disk(folder: &Path) -> PathBuf {
     let (root, disk) = (folder.join("tree"), folder.join("disk.img"));
     fs::create_dir(&root).unwrap();
     tree(&root);
@@ -43,7 +43,7 @@ fn disk(folder: &Path) -> (PathBuf, PathBuf) {
         root = root.display(),
         fat = folder.join("fat").display()
     ));
-    (disk, root)
+    disk
 }
 
 /// The names, kinds, contents and metadata of a tree, as `find` and `sha256sum` see it; folders' own sizes left out.
@@ -81,10 +81,14 @@ fn bytes_of(store: &Path, arguments: &[&str]) -> Vec<u8> {
 #[test]
 fn root_files_come_out_of_an_image_as_they_went_in() {
     let folder = tempfile::tempdir().unwrap();
-    let (disk, root) = disk(folder.path());
+    let disk = disk(folder.path());
     let store = folder.path().join("store");
     cas_ok(&store, &["init", store.to_str().unwrap()]);
     let image = capture(&store, &disk, &[]);
+    // What mke2fs made of the tree: it keeps whole seconds only.
+    let kernel = folder.path().join("kernel");
+    let _mounted = Mount::new(&disk, &kernel, &["-o", "ro,loop,offset=1048576,sizelimit=67108864"]);
+    let root = kernel;
     listed(&store, &image);
     read(&store, &root);
     into_a_folder(&store, folder.path(), &root);

@@ -128,7 +128,7 @@ impl Fat {
         let entry = match self.boot.width {
             Width::Twelve => {
                 let pair = self.view().read(at, 2)?.le16(0)?;
-                u32::from(if cluster % 2 == 0 { pair & 0xfff } else { pair >> 4 })
+                u32::from(if cluster.is_multiple_of(2) { pair & 0xfff } else { pair >> 4 })
             }
             Width::Sixteen => self.view().read(at, 2)?.le16(0)?.into(),
             Width::ThirtyTwo => self.view().read(at, 4)?.le32(0)? & 0x0fff_ffff,

@@ -78,7 +78,7 @@ fn in_block(ext: &Ext, block: &[u8], each: &mut dyn FnMut(FolderEntry) -> bool) 
             false => usize::from(block.le16(at.saturating_add(6))?),
         };
         let entry = block.part(at, whole).map_err(|_| wrong(at))?;
-        if whole < HEADER_BYTES || whole % 4 != 0 {
+        if whole < HEADER_BYTES || !whole.is_multiple_of(4) {
             return Err(wrong(at));
         }
         at = at.saturating_add(whole);

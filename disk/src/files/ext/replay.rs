@@ -73,7 +73,7 @@ fn open(ext: &Ext) -> Result<Option<(Journal, u64, u32)>, Fault> {
     let wrong = |place, found: u64| Fault::from(Doubt::Impossible { place, found });
     let inode = Inode::read(ext, ext.superblock.journal_inode)?;
     let count = inode.bytes.checked_div(ext.superblock.block_bytes).unwrap_or(0);
-    if count < 2 || count > BLOCKS_MAX {
+    if !(2..=BLOCKS_MAX).contains(&count) {
         return Err(wrong("blocks of the journal", count));
     }
     let mut blocks = Vec::new();
