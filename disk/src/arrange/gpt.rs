@@ -127,15 +127,15 @@ fn protective(table: &PartitionTable, target: Geometry) -> Vec<u8> {
     let mut sector = table.boot.clone();
     sector.resize(target.sector_len(), 0);
     let slots = sector.get(ENTRIES..).unwrap_or_default().chunks_exact(ENTRY_BYTES).take(4);
-    let active =
-        slots.filter(|slot| slot.get(4) == Some(&PROTECTIVE)).any(|slot| slot.first() == Some(&0x80));
+    let active = slots.filter(|slot| slot.get(4) == Some(&PROTECTIVE)).any(|slot| slot.first() == Some(&0x80));
     let size = u32::try_from(target.sectors().saturating_sub(1)).unwrap_or(u32::MAX);
     let [head, sector_number, cylinder] = chs(1);
     let [end_head, end_sector, end_cylinder] = beyond_chs(u64::from(size));
     let flag = if active { 0x80 } else { 0 };
     let mut entries = [0; 64];
-    let entry =
-        [flag, head, sector_number, cylinder, PROTECTIVE, end_head, end_sector, end_cylinder, 1, 0, 0, 0];
+    let entry = [
+        flag, head, sector_number, cylinder, PROTECTIVE, end_head, end_sector, end_cylinder, 1, 0, 0, 0,
+    ];
     overwrite(&mut entries, 0, &entry);
     overwrite(&mut entries, 12, &size.to_le_bytes());
     overwrite(&mut sector, ENTRIES, &entries);

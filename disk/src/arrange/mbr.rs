@@ -160,9 +160,7 @@ pub(super) fn chs(lba: u64) -> [u8; 3] {
     let sector = lba.checked_rem(SECTORS).unwrap_or(0).saturating_add(1);
     let head = track.checked_rem(HEADS).unwrap_or(0);
     match track.checked_div(HEADS) {
-        Some(cylinder) if cylinder < 1024 => {
-            [part(head), part(sector | ((cylinder >> 2) & 0xc0)), part(cylinder)]
-        }
+        Some(cylinder) if cylinder < 1024 => [part(head), part(sector | ((cylinder >> 2) & 0xc0)), part(cylinder)],
         _ => [0xfe, 0xff, 0xff],
     }
 }

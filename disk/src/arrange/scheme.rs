@@ -115,8 +115,7 @@ fn proportional(mut items: Vec<Item>, kept: Vec<Spot>, area: &Area) -> Scheme {
     let place = |items: &[Item]| {
         let (before, behind) = items.split_at_checked(first.saturating_add(1)).unwrap_or((items, &[]));
         let mut spots: Vec<Spot> = kept.iter().take(before.len()).copied().collect();
-        let cursor =
-            before.last().zip(spots.last()).map_or(0, |(item, spot)| spot.start.saturating_add(item.bytes));
+        let cursor = before.last().zip(spots.last()).map_or(0, |(item, spot)| spot.start.saturating_add(item.bytes));
         spots.extend(on_borders(behind, cursor));
         spots
     };
@@ -138,8 +137,7 @@ fn share(items: &mut [Item], mut free: u64) {
         let whole: u128 = items.iter_mut().filter(takes).map(|item| u128::from(item.from.bytes)).sum();
         let mut left = free;
         for item in items.iter_mut().filter(takes) {
-            let part =
-                u128::from(free).saturating_mul(item.from.bytes.into()).checked_div(whole).unwrap_or(0);
+            let part = u128::from(free).saturating_mul(item.from.bytes.into()).checked_div(whole).unwrap_or(0);
             let part = down(u64::try_from(part).unwrap_or(u64::MAX)).min(room(item)).min(left);
             item.bytes = item.bytes.saturating_add(part);
             left = left.saturating_sub(part);
@@ -161,9 +159,8 @@ fn fit(mut items: Vec<Item>, area: &Area) -> Option<Scheme> {
     let slack: fn(&Item) -> u64 = |item| item.least.saturating_add(item.least.div_ceil(SLACK_PART));
     let none: fn(&Item) -> u64 = |item| item.least;
     for leave in [slack, none] {
-        let mut order: Vec<(Reverse<u64>, usize)> = (items.iter().enumerate())
-            .map(|(index, item)| (Reverse(item.spare(leave(item))), index))
-            .collect();
+        let mut order: Vec<(Reverse<u64>, usize)> =
+            (items.iter().enumerate()).map(|(index, item)| (Reverse(item.spare(leave(item))), index)).collect();
         order.sort_unstable();
         for (_, index) in order {
             // More than once, as a partition behind may have been nearer in its old place than on the next border.

@@ -131,7 +131,7 @@ fn root_changed_ntfs_is_an_error_at_most() {
         fill::unix(&at, 1);
         let packed = at.join("packed");
         std::fs::create_dir(&packed).unwrap();
-        let flags = 0x0000_0800_u32.to_be_bytes();
+        let flags = [0, 0, 8, 0];
         let none = rustix::fs::XattrFlags::empty();
         rustix::fs::lsetxattr(&packed, "system.ntfs_attrib_be", &flags, none).unwrap();
         std::fs::write(packed.join("text"), fill::text(1, 300_000)).unwrap();

@@ -5,6 +5,7 @@
 //! that has it.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // as in tests: it is nothing else
+#![allow(clippy::cast_possible_truncation)] // images fit into memory
 
 mod exfat;
 mod ext;

@@ -29,7 +29,7 @@ fn mounted(image: &Path, at: &Path) -> Mounted {
 fn compressed(root: &Path, seed: u64) {
     let folder = root.join("compressed");
     std::fs::create_dir(&folder).unwrap();
-    let flags = 0x0000_0800_u32.to_be_bytes();
+    let flags = [0, 0, 8, 0];
     let none = rustix::fs::XattrFlags::empty();
     rustix::fs::lsetxattr(&folder, "system.ntfs_attrib_be", &flags, none).unwrap();
     std::fs::write(folder.join("text"), fill::text(seed, 700_000)).unwrap();

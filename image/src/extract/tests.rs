@@ -1,5 +1,7 @@
 //! Trees that nobody made in good faith, and trees that somebody did.
 
+#![allow(clippy::cast_possible_truncation)] // contents fit into memory
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

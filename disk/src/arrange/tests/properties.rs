@@ -109,11 +109,8 @@ impl Case {
         if self.gpt {
             let places = self.places(|_| false);
             let type_of = |part: &Part| *GPT_TYPES.get(usize::from(part.kind)).unwrap_or(&LINUX);
-            let parts: Vec<(&str, u64, u64)> = places
-                .iter()
-                .zip(&self.parts)
-                .map(|(place, part)| (type_of(part), place.0, place.1))
-                .collect();
+            let parts: Vec<(&str, u64, u64)> =
+                places.iter().zip(&self.parts).map(|(place, part)| (type_of(part), place.0, place.1)).collect();
             return gpt_of(self.sectors.0, &parts);
         }
         let (len, parts) = (self.logical.0, self.parts.len());
@@ -214,10 +211,7 @@ fn assert_taken(needs: &[Need], wishes: &Wishes, found: &Arrangement) {
         let need = needs.iter().find(|need| need.number == placed.number);
         need.is_some_and(|need| {
             let most = need.max_bytes.unwrap_or(u64::MAX);
-            need.can_grow
-                && !need.fixed
-                && !types::is_fixed(&entry.type_id)
-                && most - placed.to.bytes.min(most) >= MIB
+            need.can_grow && !need.fixed && !types::is_fixed(&entry.type_id) && most - placed.to.bytes.min(most) >= MIB
         })
     };
     let free = |placed: &Placed| {
