@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod arranged;
 mod catalog;
 mod commands;
 mod confirm;
@@ -13,6 +14,7 @@ mod errors;
 mod exit;
 mod inside;
 mod interrupt;
+mod layout;
 mod locking;
 mod naming;
 mod picture;
@@ -22,6 +24,7 @@ mod table;
 mod target;
 mod ui;
 mod units;
+mod workshop;
 
 use crate::args::{Cli, Context, Verb};
 use crate::exit::Exit;
@@ -60,6 +63,9 @@ fn run(cli: Cli, ui: &Arc<Ui>) -> anyhow::Result<Exit> {
         Verb::Show(args) => commands::show::run(&context, args),
         Verb::Disks(args) => commands::disks::run(&context, args),
         Verb::Restore(args) => commands::restore::run(&context, args),
+        Verb::Plan(args) => commands::plan::run(&context, args),
+        Verb::Clone(args) => commands::clone::run(&context, args),
+        Verb::Mount(args) => commands::mount::run(&context, args),
         Verb::Verify(args) => commands::verify::run(&context, args),
         Verb::Scrub(args) => commands::scrub::run(&context, args),
         Verb::Forget(args) => commands::forget::run(&context, args),

@@ -10,6 +10,7 @@
 
 pub mod arrange;
 mod assembled;
+pub mod boot;
 mod content;
 mod device;
 mod double;
@@ -25,6 +26,7 @@ mod system;
 mod table;
 #[cfg(test)]
 mod testing;
+pub mod tools;
 mod uses;
 
 pub use assembled::Assembled;

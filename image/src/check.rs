@@ -106,6 +106,11 @@ impl Concern {
         }
     }
 
+    /// Whether it matters only where something is stored.
+    pub fn is_about_store(&self) -> bool {
+        matches!(self, Concern::StoreOnSource { .. } | Concern::StoreOnSameDisk { .. })
+    }
+
     /// The option that would let the capture go on; `None` when nothing does, or nothing is needed.
     pub fn override_option(&self) -> Option<String> {
         match self {

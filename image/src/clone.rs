@@ -264,7 +264,7 @@ mod tests {
     use std::process::Command;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use disk::{MemoryDevice, Target, WriteAt};
+    use disk::{FaultDevice, MemoryDevice, Target, WriteAt};
 
     use super::*;
     use crate::Concern;
@@ -408,6 +408,22 @@ mod tests {
         clone_device(&excluded, &device, true, &both[..1], &CopyOptions::default(), &()).unwrap();
         expected[16 << 20..(16 << 20) + 4096].fill(0);
         assert!(targets[0].to_vec() == expected);
+    }
+
+    /// What is left out can always be "read": it says nothing about the disk.
+    #[test]
+    fn a_dead_disk_is_an_error_whatever_is_left_out() {
+        let (bytes, info) = swap_disk();
+        let size = bytes.len() as u64;
+        let survey = survey(&MemoryDevice::new(bytes.clone()), &info, |_| true);
+        let all = Extent { offset: 0, bytes: size };
+        let dead = FaultDevice::new(MemoryDevice::new(bytes), vec![all]);
+        let view = UsedBlocks::new(&dead, survey.unused);
+        let source = CopySource { view: &view, medium: &dead, still_good: &|| true };
+        let target = MemoryDevice::zeros(crate::segment::in_memory(size));
+        let targets = [CopyTarget { device: &target, fresh: false }];
+        let result = copy_from(&source, &[all], &targets, &CopyOptions::default(), &());
+        assert!(matches!(result, Err(Error::SourceDead { .. })), "{result:?}");
     }
 
     #[test]

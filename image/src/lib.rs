@@ -27,6 +27,7 @@ mod output;
 mod overlay;
 mod progress;
 mod reader;
+mod relayout;
 mod rescue;
 mod restore;
 mod segment;
@@ -53,6 +54,10 @@ pub use extract::{ExtractOptions, ExtractReport, Extraction, Finding, FindingKin
 pub use overlay::{Overlay, OverlayProblem};
 pub use progress::{Counter, Note, Progress, StoreProgress};
 pub use reader::ImageReader;
+pub use relayout::{
+    Fixups, LayoutOptions, LayoutPlan, Origin, Ready, Shown, VolumeChange, VolumePlan, Workshop,
+    layout_minimum, make_ready, plan_layout,
+};
 pub use restore::{
     Compare, Refusal, RestoreOptions, RestorePlan, RestoreReport, StreamReport, TargetFacts, TargetKind,
     Warning, plan_restore, plan_restore_file, restore, restore_to_stream,

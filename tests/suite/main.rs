@@ -12,6 +12,8 @@ mod files;
 mod full;
 mod golden;
 mod kills;
+mod layouts;
+mod mount;
 mod refusals;
 mod roundtrip;
 mod sources;

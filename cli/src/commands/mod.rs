@@ -2,6 +2,7 @@
 
 pub(crate) mod capture;
 pub(crate) mod cat;
+pub(crate) mod clone;
 pub(crate) mod completions;
 pub(crate) mod disks;
 pub(crate) mod exit_codes;
@@ -14,6 +15,8 @@ pub(crate) mod index;
 pub(crate) mod init;
 pub(crate) mod ls;
 pub(crate) mod man;
+pub(crate) mod mount;
+pub(crate) mod plan;
 pub(crate) mod protect;
 pub(crate) mod restore;
 pub(crate) mod scrub;

@@ -4,27 +4,33 @@
 //! Knows nothing of how bytes get to the target.
 
 use crate::args::Context;
-use crate::commands::verify;
+use crate::arranged::Job;
+use crate::commands::{plan, verify};
 use crate::errors::Said;
 use crate::exit::Exit;
-use crate::naming::Narrow;
+use crate::layout::{self, LayoutArgs};
+use crate::naming::{Narrow, Place};
 use crate::progress::{Meter, Work};
 use crate::units::{show_bytes, show_duration, show_rate};
 use crate::{catalog, place, target, units};
 use anyhow::{Context as _, Result};
 use disk::Extent;
-use image::{Compare, Damage, RestoreOptions, RestorePlan, RestoreReport, StreamReport};
+use image::{
+    Compare, CopyOptions, Damage, LayoutOptions, Origin, RestoreOptions, RestorePlan, RestoreReport,
+    StreamReport, Warning,
+};
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
+use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use store::StoredImage;
+use store::{Store, StoredImage};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The image: 4 or more digits of its id, latest, latest~2
-    image: String,
+    /// The image: 4 or more digits of its id, latest, latest~2; IMAGE:2 is its partition 2
+    image: OsString,
     /// A disk, a partition, a file, or - for standard output
     target: PathBuf,
     /// Do not ask
@@ -58,19 +64,31 @@ pub(crate) struct Args {
     #[arg(short = 'n', long)]
     dry_run: bool,
     #[command(flatten)]
+    layout: LayoutArgs,
+    #[command(flatten)]
     narrow: Narrow,
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<Exit> {
     context.ui.start_streaming();
     let store = place::open(context)?;
-    let image = catalog::open(context, &store, &args.image, &args.narrow)?;
+    let (image, volume) = open_image(context, &store, &args.image, &args.narrow)?;
     let options = args.options();
+    let layout = args.layout.options(volume)?;
     if args.target == Path::new("-") {
+        if layout.changes_anything() {
+            return Err(Said::usage("restore to standard output: a layout needs a device or file").into());
+        }
         return to_stream(context, &image, &args, &options);
+    }
+    if layout.changes_anything() {
+        return arranged(context, &image, &args, layout);
     }
     let folder = place::find(context)?.path;
     let plan = image::plan_restore(&image, &args.target, Some(&folder), &options)?;
+    if !args.exact && plan.warnings.iter().any(|warning| matches!(warning, Warning::SectorSize { .. })) {
+        return arranged(context, &image, &args, layout);
+    }
     for warning in &plan.warnings {
         context.ui.warn(warning.to_string());
     }
@@ -90,6 +108,59 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit> {
         image::restore(&plan, &image, &target, &options, &meter).context(title)?
     };
     Ok(tell(context, &plan, &report, started.elapsed()))
+}
+
+/// The image, and the partition of it, that `IMAGE[:N]` names.
+pub(crate) fn open_image(
+    context: &Context,
+    store: &Store,
+    name: &OsStr,
+    narrow: &Narrow,
+) -> Result<(StoredImage, Option<u32>)> {
+    let place = Place::parse(name)?;
+    if place.path.is_some() {
+        let text = format!("{}: expected an image or a partition of one, found a path", name.display());
+        return Err(Said::usage(text).into());
+    }
+    Ok((catalog::open(context, store, &place.image, narrow)?, place.volume))
+}
+
+/// To a target whose layout is another.
+fn arranged(context: &Context, image: &StoredImage, args: &Args, layout: LayoutOptions) -> Result<Exit> {
+    let options = args.options();
+    if args.exact || args.allow_smaller {
+        return Err(Said::usage(
+            "--exact and --allow-smaller leave the layout as it is: not with other layouts",
+        )
+        .into());
+    }
+    let origin = Origin::of_image(image)?;
+    let folder = place::find(context)?.path;
+    let target = image::plan_target(&args.target, Some(&folder), &origin.info, &options)?;
+    let copy = CopyOptions {
+        compare: options.compare,
+        verify: options.verify,
+        threads: options.threads,
+        keep_damaged: options.keep_damaged,
+    };
+    let job = Job::new(context, "restore", image_line(image), &args.layout, layout, copy)?;
+    if args.dry_run {
+        return plan::show(&job, &origin, target, |document| context.ui.event("summary", document));
+    }
+    target::refuse("restore", &args.target, &target.refusals)?;
+    let planned = job.plan(&origin, target)?;
+    layout::check_programs(&planned.layout)?;
+    job.confirm(&origin, &planned, args.yes)?;
+    let targets = [(&planned, job.open(&planned)?)];
+    context.signals.guard()?;
+    let started = Instant::now();
+    let (ready, report) = job
+        .write(&origin, &planned.layout, &targets, &|| true, &origin.device)
+        .with_context(|| format!("restore {}", args.target.display()))?;
+    context.ui.say(format!("restored   image {} to {}", image.id().short(), args.target.display()));
+    let exit = job.tell(&ready, &report, &targets, started.elapsed());
+    context.ui.event("summary", job.summary(&ready, &report, &targets, started.elapsed()));
+    Ok(exit)
 }
 
 impl Args {
@@ -140,7 +211,7 @@ fn target_lines(plan: &RestorePlan) -> Vec<String> {
 }
 
 /// `image abababab of 2026-08-01 12:00:00, host alba, disk S3RIAL, 1.0 TiB`.
-fn image_line(image: &StoredImage) -> String {
+pub(crate) fn image_line(image: &StoredImage) -> String {
     let manifest = image.manifest();
     let time = manifest.created.parse().map(|time| units::show_time(time, &TimeZone::system()));
     let time = time.unwrap_or_else(|_| manifest.created.clone());

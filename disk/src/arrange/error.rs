@@ -17,7 +17,9 @@ pub enum Unfit {
         has: u64,
     },
     /// 32-bit sector numbers do not reach that far.
-    #[error("an mbr reaches {limit} bytes, the partitions need {needed}: they would fit with a gpt (--to-gpt)")]
+    #[error(
+        "an mbr reaches {limit} bytes, the partitions need {needed}: they would fit with a gpt (--to-gpt)"
+    )]
     BeyondMbr {
         /// How far the partitions reach.
         needed: u64,
@@ -90,7 +92,9 @@ pub enum Unfit {
         given: u64,
     },
     /// A layout file puts a partition where another one is, or out of order.
-    #[error("partition {number}: expected a start of byte {free_from} or later, the layout file says {start}")]
+    #[error(
+        "partition {number}: expected a start of byte {free_from} or later, the layout file says {start}"
+    )]
     Occupied {
         /// The partition.
         number: u32,

@@ -5,7 +5,6 @@
 
 use crate::arrange::Geometry;
 use crate::arrange::error::Unfit;
-use crate::arrange::mbr::{beyond_chs, chs};
 use crate::arrange::read::table_end;
 use crate::arrange::table::PartitionTable;
 use crate::table::gpt::{Kept, PRIMARY_ENTRIES_LBA, PRIMARY_LBA, sealed};
@@ -36,7 +35,7 @@ pub(super) fn encode(
     let sector = u64::from(target.sector_bytes);
     let sectors = target.sectors();
     let tail = tail_bytes(kept, sector);
-    let table_end = table_end(kept, sector);
+    let table_end = table_end(kept, kept.entries_lba, sector);
     let ends = table.entries.iter().map(|entry| entry.extent.end()).max().unwrap_or(0).max(table_end);
     let needed = ends.saturating_add(tail);
     let usable_end = sectors.saturating_mul(sector).saturating_sub(tail);
@@ -121,31 +120,36 @@ fn slots(table: &PartitionTable, kept: &Kept, target: Geometry) -> Result<Vec<u8
     Ok(slots)
 }
 
-/// Sector 0: boot code and signature of the source, and one entry over all. That entry's active flag, which some
-/// BIOSes want, stays.
+/// Sector 0: boot code of the source, and one entry over all. The source's own entry stays but for its length: some
+/// BIOSes want it to be active.
 fn protective(table: &PartitionTable, target: Geometry) -> Vec<u8> {
+    // From LBA 1 to an end that can't be said in cylinders: UEFI 2.10 §5.2.3 table 5.4.
+    const NEW: [u8; ENTRY_BYTES] = [0, 0, 2, 0, PROTECTIVE, 0xff, 0xff, 0xff, 1, 0, 0, 0, 0, 0, 0, 0];
     let mut sector = table.boot.clone();
     sector.resize(target.sector_len(), 0);
-    let slots = sector.get(ENTRIES..).unwrap_or_default().chunks_exact(ENTRY_BYTES).take(4);
-    let active = slots.filter(|slot| slot.get(4) == Some(&PROTECTIVE)).any(|slot| slot.first() == Some(&0x80));
+    let mut slots = sector.get(ENTRIES..).unwrap_or_default().chunks_exact(ENTRY_BYTES).take(4);
+    let entry = slots.find(|slot| slot.get(4) == Some(&PROTECTIVE)).unwrap_or(&NEW);
+    let mut entries = [0; 4 * ENTRY_BYTES];
+    overwrite(&mut entries, 0, entry);
     let size = u32::try_from(target.sectors().saturating_sub(1)).unwrap_or(u32::MAX);
-    let [head, sector_number, cylinder] = chs(1);
-    let [end_head, end_sector, end_cylinder] = beyond_chs(u64::from(size));
-    let flag = if active { 0x80 } else { 0 };
-    let mut entries = [0; 64];
-    let entry = [
-        flag, head, sector_number, cylinder, PROTECTIVE, end_head, end_sector, end_cylinder, 1, 0, 0, 0,
-    ];
-    overwrite(&mut entries, 0, &entry);
+    overwrite(&mut entries, 8, &1_u32.to_le_bytes());
     overwrite(&mut entries, 12, &size.to_le_bytes());
     overwrite(&mut sector, ENTRIES, &entries);
     overwrite(&mut sector, RECORD_BYTES.saturating_sub(2), &[0x55, 0xaa]);
     sector
 }
 
-/// The table counted in sectors of another size: its entries go where every GPT has them.
-pub(super) fn recount(kept: &mut Kept, from: u32, to: u32) {
-    if from != to {
-        kept.entries_lba = PRIMARY_ENTRIES_LBA;
+/// Where the primary's entries begin when the table is counted in sectors of another size: where every GPT has them.
+pub(super) fn entries_lba(kept: &Kept, from: u32, to: u32) -> u64 {
+    if from == to { kept.entries_lba } else { PRIMARY_ENTRIES_LBA }
+}
+
+/// From here on the table counts in sectors of this size.
+pub(super) fn recount(table: &mut PartitionTable, to: u32) {
+    let (from, to_bytes) = (table.sector_bytes, u64::from(to).max(1));
+    if let Some(kept) = table.gpt.as_mut().filter(|_| from != to) {
+        kept.entries_lba = entries_lba(kept, from, to);
+        kept.first_usable_lba = kept.first_usable_lba.saturating_mul(u64::from(from)).div_ceil(to_bytes);
     }
+    table.sector_bytes = to;
 }

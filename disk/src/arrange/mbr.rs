@@ -152,7 +152,7 @@ impl Span {
 
 /// Head, sector and cylinder of a disk of 255 heads and 63 sectors, as every BIOS of the last decades has it; behind
 /// cylinder 1023 the largest that can be said, as fdisk writes it.
-pub(super) fn chs(lba: u64) -> [u8; 3] {
+fn chs(lba: u64) -> [u8; 3] {
     const HEADS: u64 = 255;
     const SECTORS: u64 = 63;
     let part = |number: u64| u8::try_from(number & 0xff).unwrap_or(0);
@@ -160,15 +160,9 @@ pub(super) fn chs(lba: u64) -> [u8; 3] {
     let sector = lba.checked_rem(SECTORS).unwrap_or(0).saturating_add(1);
     let head = track.checked_rem(HEADS).unwrap_or(0);
     match track.checked_div(HEADS) {
-        Some(cylinder) if cylinder < 1024 => [part(head), part(sector | ((cylinder >> 2) & 0xc0)), part(cylinder)],
+        Some(cylinder) if cylinder < 1024 => {
+            [part(head), part(sector | ((cylinder >> 2) & 0xc0)), part(cylinder)]
+        }
         _ => [0xfe, 0xff, 0xff],
-    }
-}
-
-/// The end of a protective partition: UEFI 2.10 §5.2.3 table 5.4 wants ff ff ff when it can't be said.
-pub(super) fn beyond_chs(lba: u64) -> [u8; 3] {
-    match chs(lba) {
-        [0xfe, 0xff, 0xff] => [0xff; 3],
-        said => said,
     }
 }

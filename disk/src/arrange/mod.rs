@@ -280,9 +280,6 @@ fn finish(
         }
     }
     end_extended(&mut table, &scheme.items, &scheme.spots, area);
-    if let Some(kept) = &mut table.gpt {
-        gpt::recount(kept, source.sector_bytes, target.sector_bytes);
-    }
     let same_start = !homeless && !sector_changed && source.kind == table.kind;
     let head_bytes = match same_start {
         true => head_bytes(source, &table, area),
@@ -295,12 +292,7 @@ fn finish(
     if let Some(limit) = area.limit.filter(|limit| *limit < target.bytes) {
         notes.push(Remark::OutOfReach { bytes: target.bytes.saturating_sub(limit) });
     }
-    // Counted in the target's sectors from here on; the GPT's first usable sector follows its own count.
-    if let Some(kept) = table.gpt.as_mut().filter(|_| sector_changed) {
-        let bytes = kept.first_usable_lba.saturating_mul(u64::from(table.sector_bytes));
-        kept.first_usable_lba = bytes.div_ceil(u64::from(target.sector_bytes).max(1));
-    }
-    table.sector_bytes = target.sector_bytes;
+    gpt::recount(&mut table, target.sector_bytes);
     Arrangement { target, table, head_bytes, volumes, min_bytes, ids, notes }
 }
 
@@ -325,7 +317,6 @@ fn end_extended(table: &mut PartitionTable, items: &[Item], spots: &[Spot], area
 fn head_bytes(source: &PartitionTable, table: &PartitionTable, area: &Area) -> u64 {
     let on_source = source.first_byte().unwrap_or(area.first);
     let on_target = table.first_byte().unwrap_or(area.first);
-    debug_assert!(source.kind != TableKind::None, "a table that was arranged is one");
     on_source.min(on_target).min(area.end)
 }
 

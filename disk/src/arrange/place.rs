@@ -28,9 +28,8 @@ impl Area {
         let bytes = target.sectors().saturating_mul(sector);
         let (first, tail, limit) = match &table.gpt {
             Some(kept) if table.kind == TableKind::Gpt => {
-                let mut kept = kept.clone();
-                gpt::recount(&mut kept, table.sector_bytes, target.sector_bytes);
-                (read::table_end(&kept, sector), gpt::tail_bytes(&kept, sector), None)
+                let lba = gpt::entries_lba(kept, table.sector_bytes, target.sector_bytes);
+                (read::table_end(kept, lba, sector), gpt::tail_bytes(kept, sector), None)
             }
             _ => (sector, 0, Some(mbr::limit_bytes(sector))),
         };
@@ -167,6 +166,12 @@ impl Item {
         self.at_home(cursor, false).unwrap_or_else(|| self.on_border(cursor, self.hint))
     }
 
+    /// As near to `cursor` as borders allow; its old place is as good as a border.
+    pub(super) fn closed(&self, cursor: u64) -> Spot {
+        let on_border = self.on_border(cursor, 0);
+        self.at_home(cursor, true).filter(|spot| spot.start <= on_border.start).unwrap_or(on_border)
+    }
+
     /// Its old place, if that is free from `cursor` on. `close`: what lies before it is not worth more than a grain.
     fn at_home(&self, cursor: u64, close: bool) -> Option<Spot> {
         let lead = if close { self.lead.min(GRAIN_BYTES) } else { self.lead };
@@ -206,12 +211,9 @@ pub(super) fn keep(items: &[Item], first: u64) -> Vec<Spot> {
 /// All as close together as borders allow, the first one in its old place.
 pub(super) fn close(items: &[Item], first: u64) -> Vec<Spot> {
     let mut leading = true;
-    run(items, first, |item, cursor| {
-        let on_border = item.on_border(cursor, if leading { item.hint } else { 0 });
-        let at_home = item.at_home(cursor, !leading);
-        let at_home = at_home.filter(|spot| leading || spot.start <= on_border.start);
-        leading = false;
-        at_home.unwrap_or(on_border)
+    run(items, first, |item, cursor| match std::mem::take(&mut leading) {
+        true => item.kept(cursor),
+        false => item.closed(cursor),
     })
 }
 

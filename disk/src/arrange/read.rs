@@ -97,18 +97,18 @@ fn of_gpt(device: &dyn ReadAt, layout: &Layout, gpt: &Gpt) -> Result<PartitionTa
         extended: None,
     };
     let first = table.first_byte().unwrap_or(u64::MAX);
-    let table_end = table_end(&kept, u64::from(layout.sector_bytes));
+    let table_end = table_end(&kept, kept.entries_lba, u64::from(layout.sector_bytes));
     if table_end > first || kept.entries_lba < crate::table::gpt::PRIMARY_ENTRIES_LBA {
         return Err(odd("the gpt's own entries lie where a partition or the header is"));
     }
     Ok(PartitionTable { gpt: Some(kept), ..table })
 }
 
-/// The first byte behind the primary's entries.
-pub(super) fn table_end(kept: &Kept, sector: u64) -> u64 {
+/// The first byte behind the primary's entries, when they begin at `lba`.
+pub(super) fn table_end(kept: &Kept, lba: u64, sector: u64) -> u64 {
     let entries = u64::try_from(kept.slots.len()).unwrap_or(u64::MAX);
     let entries = entries.checked_next_multiple_of(sector.max(1)).unwrap_or(u64::MAX);
-    kept.entries_lba.saturating_mul(sector).saturating_add(entries)
+    lba.saturating_mul(sector).saturating_add(entries)
 }
 
 fn of_mbr(device: &dyn ReadAt, layout: &Layout, chain: &Chain) -> Result<PartitionTable, Unfit> {

@@ -3,7 +3,6 @@
 //! Promise: sizes change by whole grains, so they stay multiples of what they were multiples of; those of fixed kinds
 //! do not change unless a file says so. Knows nothing of tables.
 
-use std::cmp::Reverse;
 use std::ops::Range;
 
 use crate::arrange::error::{Remark, Unfit};
@@ -44,7 +43,7 @@ pub(super) fn least_end(items: &[Item], area: &Area, mode: &Mode) -> Result<u64,
             Ok(end_of(&smallest, &close(&smallest, area.first)))
         }
         Mode::Explicit(file) => {
-            let (scheme, _) = as_the_file_says(items.to_vec(), area, file)?;
+            let (scheme, _) = as_the_file_says(items.to_vec(), area, file, true)?;
             Ok(end_of(&scheme.items, &scheme.spots))
         }
     }
@@ -53,16 +52,29 @@ pub(super) fn least_end(items: &[Item], area: &Area, mode: &Mode) -> Result<u64,
 /// Sizes and places by the mode; `None`: there is not enough room.
 pub(super) fn scheme(items: Vec<Item>, area: &Area, mode: &Mode) -> Result<Option<Scheme>, Unfit> {
     if let Mode::Explicit(file) = mode {
-        let (scheme, rest) = as_the_file_says(items, area, file)?;
+        if let Ok((scheme, rest)) = as_the_file_says(items.clone(), area, file, false)
+            && let Some(scheme) = scheme.if_it_fits(area)
+        {
+            return Ok(Some(fill(scheme, rest, area)));
+        }
+        let (scheme, rest) = as_the_file_says(items, area, file, true)?;
         return Ok(scheme.if_it_fits(area).map(|scheme| fill(scheme, rest, area)));
     }
-    let kept = keep(&items, area.first);
-    let fits = area.holds(end_of(&items, &kept));
-    Ok(match mode {
-        Mode::Grow if fits => Some(grow(items, kept, area)),
-        Mode::Proportional if fits => Some(proportional(items, kept, area)),
-        _ if fits => Some(Scheme::of(items, kept)),
-        Mode::Keep => None,
+    let fits = |spots: &Vec<Spot>| area.holds(end_of(&items, spots));
+    let kept = Some(keep(&items, area.first)).filter(fits);
+    // Closing gaps may do, on a target that is a little smaller; then there may be something to give away again.
+    let closed = || Some(close(&items, area.first)).filter(fits);
+    Ok(match (mode, kept) {
+        (Mode::Keep, None) => None,
+        (Mode::Keep | Mode::Fit, Some(spots)) => Some(Scheme::of(items, spots)),
+        (Mode::Grow, kept) => match kept.or_else(closed) {
+            Some(spots) => Some(grow(items, spots, area)),
+            None => fit(items, area),
+        },
+        (Mode::Proportional, kept) => match kept.or_else(closed) {
+            Some(spots) => Some(proportional(items, spots, area)),
+            None => fit(items, area),
+        },
         _ => fit(items, area),
     })
 }
@@ -115,7 +127,8 @@ fn proportional(mut items: Vec<Item>, kept: Vec<Spot>, area: &Area) -> Scheme {
     let place = |items: &[Item]| {
         let (before, behind) = items.split_at_checked(first.saturating_add(1)).unwrap_or((items, &[]));
         let mut spots: Vec<Spot> = kept.iter().take(before.len()).copied().collect();
-        let cursor = before.last().zip(spots.last()).map_or(0, |(item, spot)| spot.start.saturating_add(item.bytes));
+        let cursor =
+            before.last().zip(spots.last()).map_or(0, |(item, spot)| spot.start.saturating_add(item.bytes));
         spots.extend(on_borders(behind, cursor));
         spots
     };
@@ -137,7 +150,8 @@ fn share(items: &mut [Item], mut free: u64) {
         let whole: u128 = items.iter_mut().filter(takes).map(|item| u128::from(item.from.bytes)).sum();
         let mut left = free;
         for item in items.iter_mut().filter(takes) {
-            let part = u128::from(free).saturating_mul(item.from.bytes.into()).checked_div(whole).unwrap_or(0);
+            let part =
+                u128::from(free).saturating_mul(item.from.bytes.into()).checked_div(whole).unwrap_or(0);
             let part = down(u64::try_from(part).unwrap_or(u64::MAX)).min(room(item)).min(left);
             item.bytes = item.bytes.saturating_add(part);
             left = left.saturating_sub(part);
@@ -153,38 +167,48 @@ fn share(items: &mut [Item], mut free: u64) {
     }
 }
 
-/// First closes gaps, then takes from those with most to spare; from as few as possible, as each is a filesystem that
-/// has to be shrunk. Their minimum and some slack is left to them, their minimum alone if it has to be.
+/// First closes gaps, then takes from those with most to spare, until all that gave have equally much to spare: so few
+/// filesystems have to be shrunk, and none loses all its room while others keep theirs. Their minimum and some slack is left
+/// to them, their minimum alone if it has to be.
 fn fit(mut items: Vec<Item>, area: &Area) -> Option<Scheme> {
     let slack: fn(&Item) -> u64 = |item| item.least.saturating_add(item.least.div_ceil(SLACK_PART));
     let none: fn(&Item) -> u64 = |item| item.least;
     for leave in [slack, none] {
-        let mut order: Vec<(Reverse<u64>, usize)> =
-            (items.iter().enumerate()).map(|(index, item)| (Reverse(item.spare(leave(item))), index)).collect();
-        order.sort_unstable();
-        for (_, index) in order {
-            // More than once, as a partition behind may have been nearer in its old place than on the next border.
-            loop {
-                let over = end_of(&items, &close(&items, area.first)).saturating_sub(area.end);
-                let Some(item) = items.get_mut(index) else { break };
-                let take = up(over).min(item.spare(leave(item)));
-                if take == 0 {
-                    break;
-                }
-                item.bytes = item.bytes.saturating_sub(take);
-            }
-        }
+        // More than once for one level, as a partition behind may have been nearer in its old place than on the next border.
+        while let Some(over @ 1..) = Some(end_of(&items, &close(&items, area.first)).saturating_sub(area.end))
+            && take_from_the_richest(&mut items, over, leave)
+        {}
     }
     let spots = close(&items, area.first);
     Scheme::of(items, spots).if_it_fits(area)
 }
 
+/// Takes from those with most to spare what is over, or what brings them down to the next. Whether there was anything.
+fn take_from_the_richest(items: &mut [Item], over: u64, leave: fn(&Item) -> u64) -> bool {
+    let spare = |item: &Item| item.spare(leave(item));
+    let most = items.iter().map(spare).max().unwrap_or(0);
+    if most == 0 {
+        return false;
+    }
+    let level = most.saturating_sub(GRAIN_BYTES);
+    let is_rich = |item: &Item| spare(item) > level;
+    let count = u64::try_from(items.iter().filter(|item| is_rich(item)).count()).unwrap_or(u64::MAX);
+    let next = items.iter().filter(|item| !is_rich(item)).map(spare).max().unwrap_or(0);
+    let each = up(over.div_ceil(count)).min(up(most.saturating_sub(next))).max(GRAIN_BYTES);
+    for item in items.iter_mut().filter(|item| is_rich(item)) {
+        item.bytes = item.bytes.saturating_sub(each.min(spare(item)));
+    }
+    true
+}
+
 /// Sizes and places of a file; the one that takes the rest as small as it can be. Which one that is, and the first
-/// behind it that has a place of its own, is the second answer.
+/// behind it that has a place of its own, is the second answer. `close`: what the file gives no place to needs not be
+/// where it was.
 fn as_the_file_says(
     mut items: Vec<Item>,
     area: &Area,
     file: &LayoutFile,
+    close: bool,
 ) -> Result<(Scheme, Option<(usize, usize)>), Unfit> {
     let known = |line: &&Line| items.iter().any(|item| item.number == line.number);
     if let Some(line) = file.lines.iter().find(|line| !known(line)) {
@@ -211,6 +235,10 @@ fn as_the_file_says(
             None => {}
         }
         let spot = match start {
+            // What is behind the one that takes the rest shall leave it as much as it can.
+            None if index > 0 && (close || rest.is_some_and(|(rest, next)| rest < index && next == len)) => {
+                item.closed(cursor)
+            }
             None => item.kept(cursor),
             Some(start) => at(item, start, cursor, sector)?,
         };

@@ -5,7 +5,9 @@
 
 use crate::Extent;
 use crate::arrange::error::{Remark, Unfit};
-use crate::arrange::table::{ENTRY_GUID, Entry, NEW_GPT_ENTRIES, NEW_GPT_ENTRY_BYTES, PartitionTable, SIGNATURE};
+use crate::arrange::table::{
+    ENTRY_GUID, Entry, NEW_GPT_ENTRIES, NEW_GPT_ENTRY_BYTES, PartitionTable, SIGNATURE,
+};
 use crate::arrange::{Wishes, types};
 use crate::table::gpt::{LEGACY_BIOS_BOOTABLE, guid, sealed};
 use crate::table::mbr::ENTRIES;

@@ -80,13 +80,18 @@ fn entry(number: u32, extent: Extent, type_id: &str, raw: Vec<u8>) -> Entry {
     Entry { number, extent, type_id, uuid, name: None, bootable: false, logical: false, raw, lead: 0 }
 }
 
-/// A device with nothing but a table.
+/// A device with nothing but a table, whose parts lie apart from each other and from the partitions.
 pub(super) fn written(table: &PartitionTable, target: Geometry) -> Assembled {
     let mut device = Assembled::new(target.bytes, target.sector_bytes);
+    let mut taken: Vec<Extent> = table.entries().iter().map(|entry| entry.extent).collect();
     for (offset, bytes) in table.encode(target).unwrap() {
         assert_eq!(bytes.len() % target.sector_len(), 0);
+        taken.push(Extent { offset, bytes: bytes.len().try_into().unwrap() });
         device.put_bytes(offset, bytes);
     }
+    taken.sort();
+    assert!(taken.windows(2).all(|pair| !pair[0].overlaps(&pair[1])), "{taken:?}");
+    assert!(taken.last().is_none_or(|last| last.end() <= target.bytes), "{taken:?}");
     device
 }
 
