@@ -52,6 +52,14 @@ pub(crate) enum Verb {
     Images(commands::images::Args),
     /// Show everything about an image
     Show(commands::show::Args),
+    /// List the volumes of an image, or the files in one
+    Ls(commands::ls::Args),
+    /// Write a file of an image to standard output
+    Cat(commands::cat::Args),
+    /// Take files out of an image, into a folder or an archive
+    Extract(commands::extract::Args),
+    /// Find files in images by name
+    Find(commands::find::Args),
     /// List the disks of this machine, and the last image of each
     Disks(commands::disks::Args),
     /// Write an image to a disk, partition, file or stream
@@ -127,13 +135,17 @@ mod tests {
             "gc",
             "stats",
             "index",
+            "ls",
+            "cat",
+            "extract",
+            "find",
             "completions",
             "[alias: backup]",
             "[alias: list]",
         ] {
             assert!(help.contains(verb), "{verb}");
         }
-        for verb in ["nbd", "extract", "  man", "  exit-codes", "  key", "  web"] {
+        for verb in ["nbd", "  man", "  exit-codes", "  key", "  web"] {
             assert!(!help.contains(verb), "{verb}");
         }
     }

@@ -12,6 +12,7 @@ mod commands;
 mod confirm;
 mod errors;
 mod exit;
+mod inside;
 mod interrupt;
 mod layout;
 mod locking;
@@ -54,6 +55,10 @@ fn run(cli: Cli, ui: &Arc<Ui>) -> anyhow::Result<Exit> {
     match cli.verb {
         Verb::Init(args) => commands::init::run(&context, args),
         Verb::Capture(args) => commands::capture::run(&context, args),
+        Verb::Ls(args) => commands::ls::run(&context, args),
+        Verb::Cat(args) => commands::cat::run(&context, args),
+        Verb::Extract(args) => commands::extract::run(&context, args),
+        Verb::Find(args) => commands::find::run(&context, args),
         Verb::Images(args) => commands::images::run(&context, args),
         Verb::Show(args) => commands::show::run(&context, args),
         Verb::Disks(args) => commands::disks::run(&context, args),

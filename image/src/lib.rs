@@ -8,7 +8,9 @@
 
 #![forbid(unsafe_code)]
 
+mod archive;
 mod asking;
+mod browse;
 mod capture;
 mod check;
 mod clone;
@@ -18,6 +20,7 @@ mod damage;
 mod ends;
 mod error;
 mod expected;
+mod extract;
 mod fill;
 mod guided;
 mod output;
@@ -36,12 +39,18 @@ mod used;
 mod verify;
 mod workers;
 
+pub use archive::{to_tar, to_zip};
+pub use browse::{
+    BrowseError, DEPTH_MAX, Found, LastLink, Met, VolumeFiles, VolumeLine, entries, find, open_volume,
+    volumes, walk,
+};
 pub use capture::{CaptureOptions, Captured, capture};
 pub use check::{CaptureChecks, CapturePlan, Concern, Severity, SourceFacts, StorePlace, plan_capture};
 pub use clone::{ClonePlan, CloneReport, TargetPlan, clone_device, plan_clone, plan_target, while_steady};
 pub use copy::{CopyDamage, CopyOptions, CopyReport, CopySource, CopyTarget, TargetReport, copy, copy_from};
 pub use damage::Damage;
 pub use error::{Error, Family};
+pub use extract::{ExtractOptions, ExtractReport, Extraction, Finding, FindingKind};
 pub use overlay::{Overlay, OverlayProblem};
 pub use progress::{Counter, Note, Progress, StoreProgress};
 pub use reader::ImageReader;

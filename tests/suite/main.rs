@@ -8,6 +8,7 @@
 
 mod beside;
 mod damage;
+mod files;
 mod full;
 mod golden;
 mod kills;

@@ -5,6 +5,15 @@
 //! whoever writes them somewhere else must not trust them.
 //! Knows nothing of images, mounts or extraction.
 
+mod cached;
+mod chain;
+mod dostime;
+mod exfat;
+mod ext;
+mod fat;
+mod fault;
+mod ntfs;
+
 use std::sync::Arc;
 
 use crate::{Extent, ReadAt};
@@ -232,6 +241,26 @@ pub trait Files: Send + Sync {
 /// # Errors
 /// Any [`FilesError`]: the volume is not sound enough to begin with.
 pub fn files(volume: Arc<dyn ReadAt>, kind: &str) -> Result<Option<Box<dyn Files>>, FilesError> {
-    let _ = (volume, kind);
-    Ok(None)
+    Ok(match kind {
+        "ext2" | "ext3" | "ext4" => Some(Box::new(ext::open(volume)?)),
+        "exfat" => Some(Box::new(exfat::open(volume)?)),
+        "vfat" => Some(Box::new(fat::open(volume)?)),
+        "ntfs" => Some(Box::new(ntfs::open(volume)?)),
+        _ => None,
+    })
+}
+
+/// A name of a folder, found without regard to capitals; one that is the very same comes first.
+fn find_folded(files: &dyn Files, folder: FileId, name: &[u8]) -> Result<Option<FileId>, FilesError> {
+    let wanted = ntfs::names::folded(name);
+    let (mut same, mut alike) = (None, None);
+    files.list(folder, &mut |entry| {
+        if entry.name == name {
+            same = Some(entry.file);
+        } else if alike.is_none() && ntfs::names::folded(&entry.name) == wanted {
+            alike = Some(entry.file);
+        }
+        same.is_none()
+    })?;
+    Ok(same.or(alike))
 }

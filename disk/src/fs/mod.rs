@@ -6,17 +6,17 @@
 //! Knows nothing of files, except where their contents may be left out.
 
 mod btrfs;
-mod crc;
-mod exfat;
-mod ext;
+pub(crate) mod crc;
+pub(crate) mod exfat;
+pub(crate) mod ext;
 mod f2fs;
-mod fat;
+pub(crate) mod fat;
 mod guard;
 mod lvm;
-mod ntfs;
+pub(crate) mod ntfs;
 mod sector;
 mod swap;
-mod view;
+pub(crate) mod view;
 mod xfs;
 
 pub use guard::check_table;
