@@ -21,10 +21,13 @@ const ARROWS: [(&str, &[&str]); 7] = [
 ];
 
 /// Outside crates that only these of ours may depend on. Tests (dev-dependencies) may use any.
-const HOMES: [(&str, &[&str]); 16] = [
+const HOMES: [(&str, &[&str]); 19] = [
     ("blake2", &["disk"]),
     ("sha2", &["disk"]),
     ("twox-hash", &["disk"]),
+    ("lzo", &["disk"]),
+    ("miniz_oxide", &["disk"]),
+    ("ruzstd", &["disk"]),
     ("fastcdc", &["chunker"]),
     ("blake3", &["store"]),
     ("zstd", &["store"]),

@@ -5,6 +5,11 @@
 //! whoever writes them somewhere else must not trust them.
 //! Knows nothing of images, mounts or extraction.
 
+mod btrfs;
+mod cached;
+mod fault;
+mod xfs;
+
 use std::sync::Arc;
 
 use crate::{Extent, ReadAt};
@@ -142,6 +147,11 @@ pub trait Files: Send + Sync {
     /// The root folder.
     fn root(&self) -> FileId;
 
+    /// What a person should know who believes these files: that the newest changes are still in a journal, for instance.
+    fn caveat(&self) -> Option<String> {
+        None
+    }
+
     /// What a file is.
     ///
     /// # Errors
@@ -232,6 +242,9 @@ pub trait Files: Send + Sync {
 /// # Errors
 /// Any [`FilesError`]: the volume is not sound enough to begin with.
 pub fn files(volume: Arc<dyn ReadAt>, kind: &str) -> Result<Option<Box<dyn Files>>, FilesError> {
-    let _ = (volume, kind);
-    Ok(None)
+    match kind {
+        "btrfs" => Ok(Some(Box::new(btrfs::Btrfs::open(volume)?))),
+        "xfs" => Ok(Some(Box::new(xfs::Xfs::open(volume)?))),
+        _ => Ok(None),
+    }
 }

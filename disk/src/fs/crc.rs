@@ -36,12 +36,12 @@ fn update(table: &[u32; 256], register: u32, bytes: &[u8]) -> u32 {
 }
 
 /// CRC-32C, from a register on: `crc32c_le(register, …)` of ext4, without the inversions that others put around it.
-pub(super) fn crc32c(register: u32, bytes: &[u8]) -> u32 {
+pub(crate) fn crc32c(register: u32, bytes: &[u8]) -> u32 {
     update(&CRC32C, register, bytes)
 }
 
 /// CRC-16, from a register on.
-pub(super) fn crc16(register: u16, bytes: &[u8]) -> u16 {
+pub(crate) fn crc16(register: u16, bytes: &[u8]) -> u16 {
     let [low, high, ..] = update(&CRC16, register.into(), bytes).to_le_bytes();
     u16::from_le_bytes([low, high])
 }

@@ -5,8 +5,8 @@
 //! or a loop without end (I6). What each parser reads and what it doubts: DESIGN.md §6.1.
 //! Knows nothing of files, except where their contents may be left out.
 
-mod btrfs;
-mod crc;
+pub(crate) mod btrfs;
+pub(crate) mod crc;
 mod exfat;
 mod ext;
 mod f2fs;
@@ -15,8 +15,8 @@ mod guard;
 mod lvm;
 mod ntfs;
 mod swap;
-mod view;
-mod xfs;
+pub(crate) mod view;
+pub(crate) mod xfs;
 
 pub use guard::check_table;
 use guard::check_type;
