@@ -116,7 +116,7 @@ fn add_attributes(image: &Path, file: FileId, count: usize) -> Vec<(Vec<u8>, Vec
         let (flag, prefix) = [("-u", "user."), ("-r", "trusted."), ("-s", "security.")][number % 3];
         let name = format!("attribute{number}");
         commands.push(format!("attr_set {flag} -v {len} {name}"));
-        expected.push(((prefix.to_owned() + &name).into_bytes(), vec![0xce; len]));
+        expected.push(((prefix.to_owned() + &name).into_bytes(), vec![b'v'; len]));
     }
     let mut args = vec!["-x"];
     for command in &commands {

@@ -57,10 +57,13 @@ pub(super) enum Kept<'a> {
     Packed { method: Method, from: Extent, bytes: u64, skip: u64 },
 }
 
+/// Where compressed bytes are, and whether they were checked.
+type Packed = (Extent, bool);
+
 /// Where contents come from, and what was unpacked last.
 pub(super) struct Contents {
     checksums: Option<Tree>,
-    unpacked: Mutex<LruCache<(Extent, bool), Arc<Vec<u8>>>>,
+    unpacked: Mutex<LruCache<Packed, Arc<Vec<u8>>>>,
 }
 
 impl Contents {
@@ -221,8 +224,10 @@ fn one(
 
 /// The rest of `to` stays as it is.
 fn copy(from: &[u8], skip: u64, to: &mut [u8]) {
-    for (to, from) in to.iter_mut().zip(from.iter().skip(len(skip))) {
-        *to = *from;
+    let from = from.get(len(skip)..).unwrap_or_default();
+    let count = from.len().min(to.len());
+    if let (Some(from), Some(to)) = (from.get(..count), to.get_mut(..count)) {
+        to.copy_from_slice(from);
     }
 }
 

@@ -17,6 +17,8 @@ use crate::fs::xfs::check_sum;
 /// A file that has more was not made by people: Linux lists names up to 64 KiB.
 const ATTRIBUTES_MAX: usize = 1 << 16;
 const BYTES_MAX: usize = 64 << 20;
+/// What as many attributes need in the smallest blocks; so those who lead back to themselves are found out soon.
+const LEAVES_MAX: usize = 1 << 14;
 /// `XATTR_SIZE_MAX`.
 const VALUE_BYTES_MAX: u32 = 64 << 10;
 /// `XFS_ATTR_LEAF_MAGIC`, of versions 4 and 5.
@@ -108,11 +110,11 @@ fn within(bytes: &[u8], found: &mut Found) -> Result<(), Fault> {
     Ok(())
 }
 
-/// From the leftmost leaf to the right; there are no more than the fork has blocks.
+/// From the leftmost leaf to the right.
 fn leaves(volume: &Volume, owner: u64, fork: &Fork, found: &mut Found) -> Result<(), Fault> {
     let block_bytes = volume.geometry.superblock.block_bytes;
     let tree = Tree { volume, fork, owner, block_bytes };
-    let mut left = ATTRIBUTES_MAX;
+    let mut left = LEAVES_MAX;
     let mut leaf = tree.leaf(0, 0)?;
     while let Some(block) = leaf {
         if !block.is(LEAF) {
@@ -164,10 +166,8 @@ fn value(tree: &Tree<'_>, first: u32, bytes: u32) -> Result<Vec<u8>, Fault> {
         extents::read(tree.volume, tree.fork, wanted, &mut raw)?;
         let body =
             if superblock.has_sums { checked(tree, &raw, wanted, value.len())? } else { raw.as_slice() };
-        let part = body.get(..left.min(body.len())).unwrap_or_default();
-        if part.is_empty() {
-            return Err(Fault::damaged("an empty block of an attribute's value"));
-        }
+        let room = if superblock.has_sums { raw.len().saturating_sub(VALUE_HEADER_BYTES) } else { raw.len() };
+        let part = body.get(..left.min(room)).ok_or_else(|| Fault::damaged("a short block of a value"))?;
         value.extend_from_slice(part);
         left = left.saturating_sub(part.len());
         block = block.saturating_add(1);

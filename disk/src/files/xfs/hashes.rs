@@ -163,7 +163,7 @@ pub(super) fn find(volume: &Volume, folder: &Inode, name: &[u8]) -> Result<Optio
 }
 
 /// Four bytes at a time, seven bits of each their own.
-fn hash(name: &[u8]) -> u32 {
+pub(super) fn hash(name: &[u8]) -> u32 {
     let mixed = |bytes: &[u8]| bytes.iter().fold(0_u32, |hash, byte| hash << 7 ^ u32::from(*byte));
     let quads = name.chunks_exact(4);
     let rest = quads.remainder();
