@@ -76,7 +76,7 @@ impl Base {
             let random = noise(round * 2 + 1, 32);
             let number = |at: usize| u64::from_le_bytes(random[at..at + 8].try_into().unwrap());
             let at = among[number(8) as usize % among.len()] + number(16) % 512;
-            let with = if random[31] % 2 == 0 { 1 << (random[30] % 8) } else { random[30].max(1) };
+            let with = if random[31] < 128 { 1 << (random[30] % 8) } else { random[30].max(1) };
             let device = Arc::new(Flipped { device: self.device.clone(), at, with, seal });
             let Ok(Some(reader)) = files(device, self.kind) else {
                 errors += 1;

@@ -67,7 +67,7 @@ fn make(folder: &Path, options: &[&str], mib: u64, names: u64) -> (PathBuf, BTre
         list.add(&root.join(format!("file{len}")), FileKind::Regular, (0, 7), contents);
     }
     for len in [1, 40, 120, 300, 1000] {
-        let target = "t/".repeat(len)[..len].as_bytes().to_vec();
+        let target = "t/".repeat(len).as_bytes()[..len].to_vec();
         list.add(&root.join(format!("link{len}")), FileKind::Link { target }, (3, 4), Vec::new());
     }
     let (major, minor) = (11, 70_000);
