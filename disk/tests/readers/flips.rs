@@ -150,8 +150,8 @@ fn a_flipped_byte_of_btrfs_is_an_error_or_nothing_as_root() {
         let mut told = base.told.clone();
         told.retain(|path, _| !path.ends_with("without checksums"));
         let base = Base { told, ..base };
-        let (errors, others) = base.flip(60, &base.sectors, nothing);
-        let (more_errors, more_others) = base.flip(60, &base.metadata, nothing);
+        let (errors, others) = base.flip(40, &base.sectors, nothing);
+        let (more_errors, more_others) = base.flip(40, &base.metadata, nothing);
         let (errors, others) = (errors + more_errors, others + more_others);
         assert!(others == 0 && errors > 30, "{errors} errors, {others} wrong answers");
     }
@@ -170,7 +170,7 @@ fn a_hostile_btrfs_is_an_answer_or_an_error_as_root() {
     tree = tree.iter().flat_map(|at| (0..32).map(move |sector| at + sector * 512)).collect();
     tree.retain(|at| base.sectors.binary_search(at).is_ok());
     tree.extend((64 << 10..68 << 10).step_by(512));
-    let (errors, others) = base.flip(200, &tree, seal_btrfs);
+    let (errors, others) = base.flip(120, &tree, seal_btrfs);
     println!("{errors} errors, {others} other answers");
     assert!(errors > 30 && others > 30);
 }

@@ -66,7 +66,9 @@ fn make(folder: &Path, options: &[&str], mib: u64, names: u64) -> (PathBuf, BTre
         let contents = noise(len, usize::try_from(len).unwrap());
         list.add(&root.join(format!("file{len}")), FileKind::Regular, (0, 7), contents);
     }
-    for len in [1, 40, 120, 300, 1000] {
+    // mkfs.xfs 6.1 forgets the headers that version 5 wants of long targets.
+    let is_4 = options.contains(&"crc=0");
+    for len in [1, 40, 120, 300, 1000].into_iter().filter(|len| is_4 || *len <= 300) {
         let target = "t/".repeat(len).as_bytes()[..len].to_vec();
         list.add(&root.join(format!("link{len}")), FileKind::Link { target }, (3, 4), Vec::new());
     }
@@ -171,7 +173,7 @@ fn check(options: &[&str], names: u64) -> usize {
         assert!(found == &same, "{what}: {}: {:?}, {:?}", at.display(), found.kind, found.mode);
     }
     assert_eq!(found.len(), expected.len(), "{what}");
-    for (name, count) in [("file0", 2), ("file1", 40), ("file511", 2500)] {
+    for (name, count) in [("file0", 2), ("file1", 40), ("file511", 1200)] {
         let file = files.find(files.root(), name.as_bytes()).unwrap().unwrap();
         let expected = add_attributes(&path, file, count);
         let mut found = reader(&path, "xfs").attributes(file).unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -188,7 +190,7 @@ fn clone(it: &Expected) -> Expected {
 
 #[test]
 fn xfs_as_its_own_tools_filled_it() {
-    check(&["-m", "crc=0", "-n", "ftype=0"], 3000);
+    check(&["-m", "crc=0", "-n", "ftype=0"], 2000);
     check(&["-m", "crc=0", "-b", "size=1024", "-n", "size=65536"], 700);
     check(&["-b", "size=16384"], 700);
 }
