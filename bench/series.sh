@@ -63,7 +63,7 @@ read -r esp_mib root_mib disk_mib other_mib other_root_mib <<< "$sizes"
 
 mkdir -p "$out/debs"
 out=$(realpath "$out")
-work=$(mktemp -d "$out/work.XXXXXX")
+work=$(mktemp -d -p "$out")
 loops=()
 close() {
     for folder in "$work/root" "$work/ntfs" "$work/data"; do

@@ -56,6 +56,12 @@ pub(crate) enum Verb {
     Disks(commands::disks::Args),
     /// Write an image to a disk, partition, file or stream
     Restore(commands::restore::Args),
+    /// Show what a restore would make of a target, before and after, and write nothing
+    Plan(commands::plan::Args),
+    /// Copy a disk right onto others, without a store
+    Clone(commands::clone::Args),
+    /// Show images as folders of files: each disk, its partitions, and what is in them
+    Mount(commands::mount::Args),
     /// Check that an image can be read whole, or that a device holds it
     Verify(commands::verify::Args),
     /// Check the whole store for damage
@@ -110,6 +116,9 @@ mod tests {
             "show",
             "disks",
             "restore",
+            "plan",
+            "clone",
+            "mount",
             "verify",
             "scrub",
             "forget",
@@ -124,7 +133,7 @@ mod tests {
         ] {
             assert!(help.contains(verb), "{verb}");
         }
-        for verb in ["clone", "mount", "nbd", "extract", "  man", "  exit-codes", "  key", "  web"] {
+        for verb in ["nbd", "extract", "  man", "  exit-codes", "  key", "  web"] {
             assert!(!help.contains(verb), "{verb}");
         }
     }

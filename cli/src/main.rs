@@ -6,20 +6,24 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod arranged;
 mod catalog;
 mod commands;
 mod confirm;
 mod errors;
 mod exit;
 mod interrupt;
+mod layout;
 mod locking;
 mod naming;
 mod picture;
 mod place;
 mod progress;
 mod table;
+mod target;
 mod ui;
 mod units;
+mod workshop;
 
 use crate::args::{Cli, Context, Verb};
 use crate::exit::Exit;
@@ -54,6 +58,9 @@ fn run(cli: Cli, ui: &Arc<Ui>) -> anyhow::Result<Exit> {
         Verb::Show(args) => commands::show::run(&context, args),
         Verb::Disks(args) => commands::disks::run(&context, args),
         Verb::Restore(args) => commands::restore::run(&context, args),
+        Verb::Plan(args) => commands::plan::run(&context, args),
+        Verb::Clone(args) => commands::clone::run(&context, args),
+        Verb::Mount(args) => commands::mount::run(&context, args),
         Verb::Verify(args) => commands::verify::run(&context, args),
         Verb::Scrub(args) => commands::scrub::run(&context, args),
         Verb::Forget(args) => commands::forget::run(&context, args),

@@ -65,9 +65,10 @@ pub fn probe(device: &dyn ReadAt, extent: Extent) -> Option<Content> {
 /// # Errors
 /// When a part of where they would say so cannot be read: what is there may be anything.
 pub(crate) fn kinds(device: &dyn ReadAt, extent: Extent) -> Result<Vec<String>, Error> {
-    let Some(head) = Head::read(device, extent) else { return Ok(Vec::new()) };
-    let mut again = vec![0; head.bytes.len()];
-    device.read_exact_at(head.extent.offset, &mut again)?;
+    let Some(mut head) = Head::read(device, extent) else { return Ok(Vec::new()) };
+    if let Some(unreadable) = head.unreadable.take() {
+        return Err(unreadable);
+    }
     Ok(PROBES.iter().filter_map(|probe| probe(&head)).map(|content| content.kind).collect())
 }
 
@@ -76,6 +77,8 @@ struct Head<'a> {
     device: &'a dyn ReadAt,
     extent: Extent,
     bytes: Vec<u8>,
+    /// Why the first part that can't be read, and is zeros here, can't be.
+    unreadable: Option<Error>,
 }
 
 impl<'a> Head<'a> {
@@ -84,13 +87,15 @@ impl<'a> Head<'a> {
         let extent = Extent { offset: extent.offset, bytes: end.checked_sub(extent.offset)? };
         let mut bytes = vec![0; usize::try_from(extent.bytes.min(HEAD_BYTES)).ok()?];
         let mut offset = extent.offset;
+        let mut unreadable = None;
         for step in bytes.chunks_mut(usize::try_from(STEP_BYTES).ok()?) {
-            if device.read_exact_at(offset, step).is_err() {
+            if let Err(error) = device.read_exact_at(offset, step) {
                 step.fill(0);
+                unreadable.get_or_insert(error);
             }
             offset = offset.saturating_add(STEP_BYTES);
         }
-        Some(Self { device, extent, bytes })
+        Some(Self { device, extent, bytes, unreadable })
     }
 
     fn at(&self, offset: usize, len: usize) -> Option<&[u8]> {
@@ -151,14 +156,14 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn dashed(uuid: &[u8; 16]) -> String {
+pub(crate) fn dashed(uuid: &[u8; 16]) -> String {
     let [a0, a1, a2, a3, b0, b1, c0, c1, d0, d1, rest @ ..] = uuid;
     let parts = [&[*a0, *a1, *a2, *a3][..], &[*b0, *b1], &[*c0, *c1], &[*d0, *d1], rest];
     parts.map(hex).join("-")
 }
 
 /// `1A2B-3C4D`: FAT and exFAT.
-fn serial(number: u32) -> String {
+pub(crate) fn serial(number: u32) -> String {
     let [a, b, c, d] = number.to_le_bytes();
     format!("{d:02X}{c:02X}-{b:02X}{a:02X}")
 }

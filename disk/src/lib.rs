@@ -8,7 +8,9 @@
     deny(clippy::arithmetic_side_effects, clippy::as_conversions, clippy::indexing_slicing)
 )]
 
+pub mod arrange;
 mod assembled;
+pub mod boot;
 mod content;
 mod device;
 mod double;
@@ -24,6 +26,7 @@ mod system;
 mod table;
 #[cfg(test)]
 mod testing;
+pub mod tools;
 mod uses;
 
 pub use assembled::Assembled;
@@ -34,11 +37,14 @@ pub use device::read::Device;
 pub use device::target::Target;
 pub use double::{FaultDevice, MemoryDevice};
 pub use error::Error;
-pub use fs::{Allocation, Doubt, Excluded, allocation, allocation_of, check_table};
+pub use fs::{
+    Allocation, Doubt, Excluded, SectorBound, allocation, allocation_of, check_table, sector_bound,
+};
 pub use io::{Extent, ReadAt, WriteAt};
 pub use list::{DiskInfo, PartitionNode, list};
 pub use map::{EXTENTS_MAX, FREE_BYTES_MIN, FreeMap};
 pub use section::Section;
+pub use system::random_id;
 pub use table::gpt::{plan_backup_gpt, relocate_backup_gpt};
 pub use table::{Layout, Region, TableKind, Volume};
 pub use uses::{Backing, Use, UseKind, backing_devices, is_root_disk, uses};

@@ -30,6 +30,27 @@ pub(crate) struct LoopStatus {
     pub(crate) rdev: u64,
 }
 
+/// A random UUID (RFC 9562 §5.4), for a new identity.
+///
+/// # Panics
+/// On a kernel older than 3.17, which has no random numbers to give.
+#[must_use]
+pub fn random_id() -> [u8; 16] {
+    let mut id = [0; 16];
+    loop {
+        match rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty()) {
+            // So few bytes come in one piece.
+            Ok(_) => break,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => panic!("getrandom: {error}"),
+        }
+    }
+    let [.., version, _, variant, _, _, _, _, _, _, _] = &mut id;
+    *version = *version & 0x0f | 0x40;
+    *variant = *variant & 0x3f | 0x80;
+    id
+}
+
 impl System {
     /// Those of the running kernel.
     pub(crate) fn real() -> Self {

@@ -3,7 +3,12 @@
 //! Promise: every text starts with the place. Causes are in `source`, not in the text, so a chain prints once.
 //! Knows nothing of exit codes: [`Error::family`] says what a person can do about it.
 
+use std::io;
+use std::path::{Path, PathBuf};
+
 use disk::Extent;
+
+use crate::OverlayProblem;
 
 /// Any failure of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -157,6 +162,53 @@ pub enum Error {
         /// End of the first regions that have no gap.
         found: u64,
     },
+    /// The file that changes of an overlay go into failed.
+    #[error("overlay {path}: cannot {what}", path = path.display())]
+    OverlayFile {
+        /// The file, or the folder that a temporary one is made in.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The file that should hold the changes of an overlay does not.
+    #[error("overlay {path}: {problem}", path = path.display())]
+    Overlay {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: OverlayProblem,
+    },
+    /// The wishes can't be met on this target.
+    #[error(transparent)]
+    Unfit(#[from] disk::arrange::Unfit),
+    /// A volume's content can't be moved to sectors of another size.
+    #[error("partition {number}")]
+    SectorBound {
+        /// Which.
+        number: u32,
+        /// Why not.
+        source: disk::SectorBound,
+    },
+    /// A filesystem's own tool failed; neither source nor target was written to.
+    #[error(transparent)]
+    Tool(#[from] disk::tools::ToolError),
+    /// A volume can't be shown to the tools as a file.
+    #[error("work folder: show a volume as a file")]
+    Show {
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A tool worked on a volume that could not be read or written behind its back.
+    #[error("partition {number}, as shown to a filesystem's tool: {failure}")]
+    Shown {
+        /// Which.
+        number: u32,
+        /// The first failure.
+        failure: String,
+    },
     /// Interrupted by the person; nothing is half-published.
     #[error("interrupted")]
     Interrupted,
@@ -188,6 +240,10 @@ pub enum Family {
 }
 
 impl Error {
+    pub(crate) fn show(source: Box<dyn std::error::Error + Send + Sync>) -> Error {
+        Error::Show { source }
+    }
+
     /// The family; for `Store` and `Disk` the error inside knows better.
     pub fn family(&self) -> Family {
         match self {
@@ -199,15 +255,37 @@ impl Error {
             | Error::ReadStream { .. }
             | Error::WriteStream { .. }
             | Error::WriteTarget { .. }
-            | Error::ReadDevice { .. } => Family::Io,
-            Error::NoSuchVolume { .. }
+            | Error::ReadDevice { .. }
+            | Error::OverlayFile { .. } => Family::Io,
+            Error::Overlay { problem, .. } => match problem {
+                OverlayProblem::NoOverlay
+                | OverlayProblem::Base { .. }
+                | OverlayProblem::Sizes { .. }
+                | OverlayProblem::Name { .. } => Family::Refused,
+                OverlayProblem::Version { .. } => Family::Unsupported,
+                OverlayProblem::Head | OverlayProblem::Log { .. } | OverlayProblem::Short { .. } => {
+                    Family::Damaged
+                }
+            },
+            Error::Unfit(_)
+            | Error::SectorBound { .. }
+            | Error::NoSuchVolume { .. }
             | Error::Refused { .. }
             | Error::TargetChanged { .. }
             | Error::TargetSizeChanged { .. } => Family::Refused,
-            Error::SegmentBytes { .. } | Error::Rule { .. } => Family::Unsupported,
+            Error::SegmentBytes { .. } | Error::Rule { .. } | Error::Tool(_) => Family::Unsupported,
+            Error::Show { .. } | Error::Shown { .. } => Family::Io,
             Error::SourceInfo { .. } | Error::Regions { .. } => Family::Damaged,
             Error::Interrupted => Family::Interrupted,
         }
+    }
+
+    pub(crate) fn overlay_io(path: &Path, what: &'static str, source: io::Error) -> Error {
+        Error::OverlayFile { path: path.to_owned(), what, source }
+    }
+
+    pub(crate) fn overlay_problem(path: &Path, problem: OverlayProblem) -> Error {
+        Error::Overlay { path: path.to_owned(), problem }
     }
 }
 

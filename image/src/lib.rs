@@ -8,16 +8,23 @@
 
 #![forbid(unsafe_code)]
 
+mod asking;
 mod capture;
 mod check;
+mod clone;
+mod copy;
 mod cutter;
 mod damage;
+mod ends;
 mod error;
 mod expected;
 mod fill;
 mod guided;
+mod output;
+mod overlay;
 mod progress;
 mod reader;
+mod relayout;
 mod rescue;
 mod restore;
 mod segment;
@@ -31,10 +38,17 @@ mod workers;
 
 pub use capture::{CaptureOptions, Captured, capture};
 pub use check::{CaptureChecks, CapturePlan, Concern, Severity, SourceFacts, StorePlace, plan_capture};
+pub use clone::{ClonePlan, CloneReport, TargetPlan, clone_device, plan_clone, plan_target, while_steady};
+pub use copy::{CopyDamage, CopyOptions, CopyReport, CopySource, CopyTarget, TargetReport, copy, copy_from};
 pub use damage::Damage;
 pub use error::{Error, Family};
+pub use overlay::{Overlay, OverlayProblem};
 pub use progress::{Counter, Note, Progress, StoreProgress};
 pub use reader::ImageReader;
+pub use relayout::{
+    Fixups, LayoutOptions, LayoutPlan, Origin, Ready, Shown, VolumeChange, VolumePlan, Workshop,
+    layout_minimum, make_ready, plan_layout,
+};
 pub use restore::{
     Compare, Refusal, RestoreOptions, RestorePlan, RestoreReport, StreamReport, TargetFacts, TargetKind,
     Warning, plan_restore, plan_restore_file, restore, restore_to_stream,

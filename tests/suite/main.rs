@@ -11,6 +11,7 @@ mod damage;
 mod full;
 mod golden;
 mod kills;
+mod mount;
 mod refusals;
 mod roundtrip;
 mod sources;

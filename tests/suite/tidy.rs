@@ -10,18 +10,20 @@ use std::path::{Path, PathBuf};
 use toml::Table;
 
 /// DESIGN.md §1, the drawing: who may use which of our own crates.
-const ARROWS: [(&str, &[&str]); 7] = [
+const ARROWS: [(&str, &[&str]); 8] = [
     ("chunker", &[]),
     ("disk", &[]),
     ("store", &[]),
     ("image", &["disk", "chunker", "store"]),
-    ("cli", &["image", "store", "disk"]),
-    ("bench", &["chunker", "disk", "store", "image", "cli"]),
-    ("tests", &["chunker", "disk", "store", "image", "cli", "bench"]),
+    ("mount", &["image", "disk"]),
+    ("cli", &["mount", "image", "store", "disk"]),
+    ("bench", &["chunker", "disk", "store", "image", "mount", "cli"]),
+    ("tests", &["chunker", "disk", "store", "image", "mount", "cli", "bench"]),
 ];
 
 /// Outside crates that only these of ours may depend on. Tests (dev-dependencies) may use any.
-const HOMES: [(&str, &[&str]); 19] = [
+const HOMES: [(&str, &[&str]); 21] = [
+    ("fuser", &["mount"]),
     ("blake2", &["disk"]),
     ("sha2", &["disk"]),
     ("twox-hash", &["disk"]),
@@ -37,6 +39,7 @@ const HOMES: [(&str, &[&str]); 19] = [
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
     ("clap_mangen", &["cli"]),
+    ("fatfs", &["disk"]),
     ("gptman", &["disk"]),
     ("mbrman", &["disk"]),
     ("rand", &["store", "bench", "tests"]),

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tests::{Loop, Ran, capture, cas, cas_ok, cas_path, command, ran, run};
 
 use crate::kills::Dice;
+use crate::mount::Served;
 
 const DISK_BYTES: usize = 300_000;
 
@@ -126,7 +127,11 @@ fn words_the_help_lists_only_verbs_that_work() {
         &["help"],
     ];
     tries.iter().for_each(|arguments| drop(shelf.ok(arguments)));
-    let tried: BTreeSet<String> = tries.iter().map(|arguments| arguments[0].to_string()).collect();
+    let mut tried: BTreeSet<String> = tries.iter().map(|arguments| arguments[0].to_string()).collect();
+    // It goes on until it is told to end.
+    let mounted = Served::start(&shelf.store(), Path::new(&shelf.path("mounted")), &[]);
+    assert_eq!(mounted.end("INT").code, 0);
+    tried.insert("mount".to_owned());
     assert_eq!(verbs().into_iter().collect::<BTreeSet<_>>(), tried);
 }
 

@@ -94,16 +94,20 @@ const RESTORE_DEVICE: &str = r#"cas restore --quiet --yes latest "$TARGET""#;
 const VERIFY: &str = "cas scrub --quiet";
 const DELETE: &str = "cas forget --quiet latest~4 latest~3 && cas gc --quiet";
 
+const OURS: Tool = Tool {
+    kind: Kind::Ours,
+    programs: &["cas"],
+    version: "cas --version",
+    environment: &[("CAS_STORE", "$STORE")],
+    init: "cas init",
+    ..USUAL
+};
+
 /// All tools, ours first.
 pub(crate) const TOOLS: [Tool; 18] = [
     Tool {
         name: "cas",
         title: "cas, every sector",
-        kind: Kind::Ours,
-        programs: &["cas"],
-        version: "cas --version",
-        environment: &[("CAS_STORE", "$STORE")],
-        init: "cas init",
         commands: commands! {
             capture: r#"cas capture --raw --quiet --name "$MACHINE" "$IMAGE""#,
             RestoreFile: RESTORE_FILE,
@@ -112,16 +116,11 @@ pub(crate) const TOOLS: [Tool; 18] = [
             Delete: DELETE,
         },
         note: "reads the image by its path; what it publishes is decoded again, hashed and synced first; what it restores is synced",
-        ..USUAL
+        ..OURS
     },
     Tool {
         name: "cas-used",
         title: "cas, blocks in use",
-        kind: Kind::Ours,
-        programs: &["cas"],
-        version: "cas --version",
-        environment: &[("CAS_STORE", "$STORE")],
-        init: "cas init",
         commands: commands! {
             capture: r#"cas capture --quiet --name "$MACHINE" "$IMAGE""#,
             RestoreFile: RESTORE_FILE,
@@ -132,7 +131,7 @@ pub(crate) const TOOLS: [Tool; 18] = [
         proof: Proof::Own(r#""$BENCH/single.sh" partclone-same "$IMAGE" "$TARGET""#),
         note: "its default: blocks that no filesystem uses are not read, and are zeros when restored; restored blocks in use are \
                compared, by partclone's account of them",
-        ..USUAL
+        ..OURS
     },
     Tool {
         name: "restic",

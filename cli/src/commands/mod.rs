@@ -1,6 +1,7 @@
 //! One file for each command: its options, and `run`, which reads like its table of contents.
 
 pub(crate) mod capture;
+pub(crate) mod clone;
 pub(crate) mod completions;
 pub(crate) mod disks;
 pub(crate) mod exit_codes;
@@ -10,6 +11,8 @@ pub(crate) mod images;
 pub(crate) mod index;
 pub(crate) mod init;
 pub(crate) mod man;
+pub(crate) mod mount;
+pub(crate) mod plan;
 pub(crate) mod protect;
 pub(crate) mod restore;
 pub(crate) mod scrub;

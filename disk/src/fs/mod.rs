@@ -14,12 +14,14 @@ mod fat;
 mod guard;
 mod lvm;
 mod ntfs;
+mod sector;
 mod swap;
 pub(crate) mod view;
 pub(crate) mod xfs;
 
 pub use guard::check_table;
 use guard::check_type;
+pub use sector::{SectorBound, sector_bound};
 use view::View;
 
 use crate::content::kinds;
