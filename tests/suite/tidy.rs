@@ -22,11 +22,15 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// Outside crates that only these of ours may depend on. Tests (dev-dependencies) may use any.
-const HOMES: [(&str, &[&str]); 20] = [
+const HOMES: [(&str, &[&str]); 24] = [
     ("fuser", &["mount"]),
+    ("crc", &["disk"]),
     ("blake2", &["disk"]),
     ("sha2", &["disk"]),
     ("twox-hash", &["disk"]),
+    ("lzo", &["disk"]),
+    ("miniz_oxide", &["disk"]),
+    ("ruzstd", &["disk"]),
     ("fastcdc", &["chunker"]),
     ("blake3", &["store"]),
     ("zstd", &["store"]),

@@ -5,6 +5,7 @@
 //! whoever writes them somewhere else must not trust them.
 //! Knows nothing of images, mounts or extraction.
 
+mod btrfs;
 mod cached;
 mod chain;
 mod dostime;
@@ -13,6 +14,7 @@ mod ext;
 mod fat;
 mod fault;
 mod ntfs;
+mod xfs;
 
 use std::sync::Arc;
 
@@ -151,6 +153,11 @@ pub trait Files: Send + Sync {
     /// The root folder.
     fn root(&self) -> FileId;
 
+    /// What a person should know who believes these files: that the newest changes are still in a journal, for instance.
+    fn caveat(&self) -> Option<String> {
+        None
+    }
+
     /// What a file is.
     ///
     /// # Errors
@@ -243,9 +250,11 @@ pub trait Files: Send + Sync {
 pub fn files(volume: Arc<dyn ReadAt>, kind: &str) -> Result<Option<Box<dyn Files>>, FilesError> {
     Ok(match kind {
         "ext2" | "ext3" | "ext4" => Some(Box::new(ext::open(volume)?)),
+        "btrfs" => Some(Box::new(btrfs::Btrfs::open(volume)?)),
         "exfat" => Some(Box::new(exfat::open(volume)?)),
         "vfat" => Some(Box::new(fat::open(volume)?)),
         "ntfs" => Some(Box::new(ntfs::open(volume)?)),
+        "xfs" => Some(Box::new(xfs::Xfs::open(volume)?)),
         _ => None,
     })
 }

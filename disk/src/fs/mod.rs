@@ -5,7 +5,7 @@
 //! or a loop without end (I6). What each parser reads and what it doubts: DESIGN.md §6.1.
 //! Knows nothing of files, except where their contents may be left out.
 
-mod btrfs;
+pub(crate) mod btrfs;
 pub(crate) mod crc;
 pub(crate) mod exfat;
 pub(crate) mod ext;
@@ -17,7 +17,7 @@ pub(crate) mod ntfs;
 mod sector;
 mod swap;
 pub(crate) mod view;
-mod xfs;
+pub(crate) mod xfs;
 
 pub use guard::check_table;
 use guard::check_type;
