@@ -14,10 +14,10 @@ use crate::units::{show_bytes, show_duration, show_rate};
 use crate::workshop::Workshop;
 use anyhow::Result;
 use disk::arrange::{Geometry, Mode, Unfit};
-use disk::{Device, DeviceKind, Layout, ReadAt, TableKind, Target};
+use disk::{Device, DeviceKind, Extent, Layout, ReadAt, TableKind, Target};
 use image::{
-    CopyOptions, CopyReport, CopySource, CopyTarget, LayoutOptions, LayoutPlan, Origin, Ready, TargetKind,
-    TargetPlan, TargetReport,
+    CopyDamage, CopyOptions, CopyReport, CopySource, CopyTarget, LayoutOptions, LayoutPlan, Origin, Ready,
+    TargetKind, TargetPlan, TargetReport,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -144,8 +144,7 @@ impl<'a> Job<'a> {
             lines
                 .push(format!("takes up to {} in {folder} meanwhile", show_bytes(planned.layout.work_bytes)));
         }
-        let steps = layout::steps(&planned.layout, &self.options);
-        lines.extend((1..).zip(steps).map(|(number, step)| format!("{number:>3}. {step}")));
+        lines.extend(layout::steps(&planned.layout, &self.options));
         lines
     }
 
@@ -158,6 +157,11 @@ impl<'a> Job<'a> {
     /// Opens a target and makes sure that it is still what was looked at.
     pub(crate) fn open(&self, planned: &Planned) -> Result<Target> {
         let facts = &planned.target.facts;
+        if facts.kind == Some(TargetKind::NewFile) && facts.path.exists() {
+            let text =
+                format!("{}: expected no file, found one that was made meanwhile", facts.path.display());
+            return Err(Said::refused(text).hint("look at it, and start again").into());
+        }
         let target = target::open(&facts.path, facts.kind, planned.layout.target.bytes)?;
         let (expected, found) = (facts.identity.key(), target.identity().key());
         if expected != found {
@@ -185,7 +189,8 @@ impl<'a> Job<'a> {
             targets.iter().map(|(planned, _)| planned.target.facts.path.display().to_string()).collect();
         let title = format!("{} {}", self.verb, names.join(" "));
         let meter = Meter::start(&context.ui, &context.signals, Work::Restore, &title);
-        let ready = image::make_ready(origin, layout, &self.options, &self.workshop, &meter)?;
+        let ready = image::make_ready(origin, layout, &self.options, &self.workshop, &meter)
+            .inspect_err(|_| forget_new_files(targets))?;
         let to: Vec<CopyTarget<'_>> = targets
             .iter()
             .map(|(planned, target)| {
@@ -195,8 +200,26 @@ impl<'a> Job<'a> {
             })
             .collect();
         let source = CopySource { view: &ready.device, medium, still_good };
-        let report = image::copy_from(&source, &ready.extents, &to, &self.copy, &meter)?;
+        let mut report = image::copy_from(&source, &ready.extents, &to, &self.copy, &meter)?;
+        // What an image could not read of its source are zeros in it.
+        let counts =
+            |bad: &&Extent| layout.in_place || layout.volumes.iter().any(|volume| volume.from.overlaps(bad));
+        report.bad_ranges.extend(origin.info.bad_ranges.iter().filter(counts));
         Ok((ready, report))
+    }
+
+    /// Refuses when what has to be changed has no room in the work folder.
+    pub(crate) fn check_room(&self, planned: &Planned) -> Result<()> {
+        let needed = planned.layout.work_bytes;
+        let folder = image::Workshop::folder(&self.workshop);
+        let found =
+            rustix::fs::statvfs(folder).map_or(u64::MAX, |it| it.f_bavail.saturating_mul(it.f_frsize));
+        if needed <= found {
+            return Ok(());
+        }
+        let (needed, found) = (show_bytes(needed), show_bytes(found));
+        let text = format!("{}: expected room for up to {needed}, found {found}", folder.display());
+        Err(Said::refused(text).hint("name a folder with more room: --work-folder").into())
     }
 
     /// What has become of it; the kernel looks at the new tables.
@@ -213,13 +236,11 @@ impl<'a> Job<'a> {
         if !report.damaged.is_empty() {
             exit = Exit::Damage;
         }
-        for damage in &report.damaged {
+        let damage_line = |damage: &CopyDamage| {
             let (offset, bytes) = (damage.extent.offset, damage.extent.bytes);
-            ui.warn(format!(
-                "offset {offset:#x}: {bytes} bytes could not be had: {}",
-                verify::chain(&damage.error)
-            ));
-        }
+            format!("offset {offset:#x}: {bytes} bytes could not be had: {}", verify::chain(&damage.error))
+        };
+        verify::warn_of_each(self.context, report.damaged.iter().map(damage_line));
         for ((planned, target), one) in targets.iter().zip(&report.targets) {
             exit = exit.worse(self.tell_target(planned, target, one, elapsed));
         }
@@ -227,7 +248,11 @@ impl<'a> Job<'a> {
             let bytes: u64 = report.bad_ranges.iter().map(|range| range.bytes).sum();
             ui.warn(format!("{} of the source could not be read: zeros stand there", show_bytes(bytes)));
         }
+        ready.notes.iter().for_each(|line| ui.note(format!("note: {line}")));
         ready.left.iter().for_each(|line| ui.warn(line));
+        if !ready.left.is_empty() {
+            exit = exit.worse(Exit::Incomplete);
+        }
         exit
     }
 
@@ -264,8 +289,9 @@ impl<'a> Job<'a> {
             exit = exit.worse(if verified.is_clean() { Exit::Done } else { Exit::Damage });
         }
         if !report.finished {
+            let way_out = if self.verb == "restore" { ": --keep-damaged writes them" } else { "" };
             ui.warn(format!(
-                "{path}: its first and last MiB were not written, so that it does not boot half-written"
+                "{path}: its first and last MiB were not written, so that it does not boot half-written{way_out}"
             ));
         }
         if let Err(error) = target.reread_table() {
@@ -300,7 +326,19 @@ impl<'a> Job<'a> {
             "damaged": report.damaged.iter().map(|damage| damage.extent).collect::<Vec<_>>(),
             "changed": ready.done,
             "left": ready.left,
+            "notes": ready.notes,
             "seconds": elapsed.as_secs_f64(),
         })
+    }
+}
+
+/// Files that are new, and now are not needed.
+fn forget_new_files(targets: &[(&Planned, Target)]) {
+    for (planned, _) in targets {
+        let facts = &planned.target.facts;
+        if facts.kind == Some(TargetKind::NewFile) {
+            // It is empty: `open` made it.
+            std::fs::remove_file(&facts.path).ok();
+        }
     }
 }

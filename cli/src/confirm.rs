@@ -37,7 +37,7 @@ impl Question {
 /// Asks; anything but the right answer is a refusal.
 pub(crate) fn ask(context: &Context, question: &Question) -> Result<()> {
     if !context.ui.can_ask() {
-        return Err(Said::refused("restore: nobody can be asked: standard input or error is not a terminal")
+        return Err(Said::refused("nobody can be asked: standard input or error is not a terminal")
             .hint("--yes goes on unasked; --target-serial makes sure that it is the right disk")
             .into());
     }

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 #[command(next_help_heading = "Layout of the target")]
 pub(crate) struct LayoutArgs {
     /// keep: partitions stay as they are. grow: the last one that can grow takes the free space. proportional: all that
-    /// can share it. fit: onto a smaller disk, filesystems shrink. Or a file with lines as `sfdisk -d` prints them
+    /// can share it. fit: onto a smaller disk, filesystems shrink. Or a file with lines like `2 : start=1G, size=+10G`
     #[arg(
         long,
         value_name = "keep|grow|proportional|fit|FILE",
@@ -130,13 +130,9 @@ pub(crate) fn table(plan: &LayoutPlan, origin: &Origin) -> Vec<String> {
             change(volume),
         ]);
     }
-    for gone in origin
-        .info
-        .layout
-        .volumes
-        .iter()
-        .filter(|it| plan.volumes.iter().all(|kept| kept.number != it.number))
-    {
+    let is_gone =
+        |it: &&disk::Volume| !plan.in_place && plan.volumes.iter().all(|kept| kept.number != it.number);
+    for gone in origin.info.layout.volumes.iter().filter(is_gone) {
         table.row([
             gone.number.to_string(),
             gone.content.as_ref().map(|content| content.kind.clone()).unwrap_or_default(),
@@ -171,8 +167,23 @@ fn change(volume: &VolumePlan) -> String {
     [moves, size, identity].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
-/// What will be done, in order.
+/// Between what is done beside the target and what is done to it.
+const BESIDE: &str = "     (so far beside the target, which is not touched until all of this has succeeded)";
+
+/// What will be done, in order and with numbers.
 pub(crate) fn steps(plan: &LayoutPlan, options: &LayoutOptions) -> Vec<String> {
+    let mut number = 0;
+    let numbered = |step: String| match step.as_str() {
+        BESIDE => step,
+        _ => {
+            number += 1;
+            format!("{number:>3}. {step}")
+        }
+    };
+    unnumbered(plan, options).into_iter().map(numbered).collect()
+}
+
+fn unnumbered(plan: &LayoutPlan, options: &LayoutOptions) -> Vec<String> {
     let mut steps = Vec::new();
     for volume in &plan.volumes {
         let (number, kind) = (volume.number, volume.kind.as_deref().unwrap_or("content"));
@@ -192,9 +203,8 @@ pub(crate) fn steps(plan: &LayoutPlan, options: &LayoutOptions) -> Vec<String> {
                 .to_owned(),
         );
     }
-    let prepared = steps.len();
-    if prepared > 0 {
-        steps.push("(all of this beside the target, which is not touched until it has succeeded)".to_owned());
+    if !steps.is_empty() {
+        steps.push(BESIDE.to_owned());
     }
     steps.push("take the target's partition table out of service".to_owned());
     steps.push("write what differs".to_owned());

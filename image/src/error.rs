@@ -209,6 +209,15 @@ pub enum Error {
         /// The first failure.
         failure: String,
     },
+    /// The texts of a volume could not all be rewritten.
+    #[error("partition {number}: texts that name identities")]
+    Boot {
+        /// Which.
+        number: u32,
+        /// Why not.
+        #[source]
+        problem: disk::boot::BootProblem,
+    },
     /// Interrupted by the person; nothing is half-published.
     #[error("interrupted")]
     Interrupted,
@@ -274,7 +283,7 @@ impl Error {
             | Error::TargetChanged { .. }
             | Error::TargetSizeChanged { .. } => Family::Refused,
             Error::SegmentBytes { .. } | Error::Rule { .. } | Error::Tool(_) => Family::Unsupported,
-            Error::Show { .. } | Error::Shown { .. } => Family::Io,
+            Error::Show { .. } | Error::Shown { .. } | Error::Boot { .. } => Family::Io,
             Error::SourceInfo { .. } | Error::Regions { .. } => Family::Damaged,
             Error::Interrupted => Family::Interrupted,
         }

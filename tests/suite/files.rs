@@ -189,7 +189,7 @@ fn into_archives(store: &Path, folder: &Path, root: &Path) {
 
 /// Somebody who can only read the store.
 fn as_nobody(store: &Path, folder: &Path) {
-    sh(&format!("chmod -R a+rX {} {}; chmod a+rx {}", store.display(), folder.display(), folder.display()));
+    sh(&format!("chmod -R a+rX {}; chmod a+rx {}", store.display(), folder.display()));
     let to = folder.join("nobody's");
     fs::create_dir(&to).unwrap();
     fs::set_permissions(&to, fs::Permissions::from_mode(0o777)).unwrap();

@@ -118,6 +118,8 @@ fn words_the_help_lists_only_verbs_that_work() {
         &["restore", "latest", &target],
         &["plan", "latest", &target],
         &["clone", &disk, &copy],
+        &["ls", "latest"],
+        &["find", "*"],
         &["verify", "latest"],
         &["scrub"],
         &["forget", &shelf.images[0]],

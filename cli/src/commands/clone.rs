@@ -13,8 +13,8 @@ use crate::{picture, place, target};
 use anyhow::{Context as _, Result};
 use disk::{Device, Target};
 use image::{
-    CaptureChecks, ClonePlan, Compare, CopyOptions, Origin, RestoreOptions, Severity, SourceInfo, TargetKind,
-    UsedBlocks,
+    CaptureChecks, ClonePlan, Compare, CopyOptions, CopyReport, Note, Origin, Progress, RestoreOptions,
+    Severity, SourceInfo, TargetKind, UsedBlocks,
 };
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -75,29 +75,61 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit> {
         args.copy(),
     )?;
     if args.dry_run {
-        for target in plan.targets {
-            plan::show(&job, &origin, target, |document| context.ui.event("summary", document))?;
-        }
-        return Ok(Exit::Done);
+        let shown = plan.targets.into_iter().map(|target| {
+            plan::show(&job, &origin, target, |document| context.ui.event("summary", document))
+        });
+        let shown: Vec<Result<Exit>> = shown.collect();
+        return shown.into_iter().collect::<Result<Vec<Exit>>>().map(|_| Exit::Done);
     }
+    // Also when every sector is read: nobody is to begin to write to it meanwhile.
+    let is_steady = plan.capture.is_steady(&device);
     let planned = planned(context, &job, &origin, &plan, &args)?;
-    let in_use_only = capture::only_in_use(context, &plan.capture, &device, args.raw);
+    let changes = planned.iter().any(|one| one.layout.changes_volumes());
+    if changes && !is_steady && !args.also_keep {
+        let text = format!(
+            "clone {}: something may write to it while filesystems are changed",
+            args.source.display()
+        );
+        let hint = "unmount it; or --also-keep, which stores an image first and changes that";
+        return Err(Said::refused(text).hint(hint).into());
+    }
+    let in_use_only = is_steady && !args.raw;
+    if !is_steady {
+        context
+            .ui
+            .note(format!("{}: every sector is read: something may write to it", args.source.display()));
+    }
     let mut exit = Exit::Done;
     if args.also_keep {
         let store = place::open_or_create(context)?;
         let captured = capture::keep(context, &store, &device, &plan.capture, in_use_only)?;
         context.ui.say(format!("kept       image {}", captured.image.short()));
+        if !captured.source.bad_ranges.is_empty() {
+            exit = Exit::Incomplete;
+        }
         let origin = Origin::of_image(&store.image(captured.image)?)?;
-        for targets in groups(&planned) {
-            exit = from_image(&job, &origin, &targets, exit)?;
+        for targets in groups(&planned, job.options.new_ids) {
+            exit = exit.worse(survive(context, from_image(&job, &origin, &targets))?);
         }
         return Ok(exit);
     }
     context.signals.guard()?;
-    for targets in groups(&planned) {
-        exit = from_device(&job, &device, &plan.capture.source, in_use_only, &targets, exit)?;
+    for targets in groups(&planned, job.options.new_ids) {
+        let done = from_device(&job, &device, &plan.capture.source, in_use_only, &targets);
+        exit = exit.worse(survive(context, done)?);
     }
     Ok(exit)
+}
+
+/// What went wrong with some targets does not keep the others from being written; an interruption does.
+fn survive(context: &Context, done: Result<Exit>) -> Result<Exit> {
+    match done {
+        Err(error) if !context.signals.stopped() => {
+            context.ui.warn(format!("{error:#}"));
+            Ok(Exit::Failed)
+        }
+        done => done,
+    }
 }
 
 impl Args {
@@ -159,16 +191,18 @@ fn planned(
         );
     }
     for one in &planned {
+        job.check_room(one)?;
         job.confirm(origin, one, args.yes)?;
     }
     Ok(planned)
 }
 
-/// Targets of one size and kind of sectors, which are written with one reading.
-fn groups(planned: &[Planned]) -> Vec<Vec<&Planned>> {
+/// Targets of one size and kind of sectors, which are written with one reading; `own_ids`: each has identities of its own.
+fn groups(planned: &[Planned], own_ids: bool) -> Vec<Vec<&Planned>> {
     let mut groups: Vec<Vec<&Planned>> = Vec::new();
     for one in planned {
-        match groups.iter_mut().find(|group| group.iter().all(|it| it.layout.target == one.layout.target)) {
+        let same = |group: &&mut Vec<&Planned>| group.iter().all(|it| it.layout.target == one.layout.target);
+        match groups.iter_mut().find(same).filter(|_| !own_ids) {
             Some(group) => group.push(one),
             None => groups.push(vec![one]),
         }
@@ -186,38 +220,51 @@ fn from_device(
     source: &SourceInfo,
     in_use_only: bool,
     targets: &[&Planned],
-    exit: Exit,
 ) -> Result<Exit> {
     let opened = open_all(job, targets)?;
-    let Some(first) = targets.first() else { return Ok(exit) };
+    let Some(first) = targets.first() else { return Ok(Exit::Done) };
     let started = Instant::now();
-    let quiet = ();
-    let result = image::while_steady(source, device, in_use_only, &quiet, |unused, still_good| {
+    let notes = Notes(job.context);
+    let result = image::while_steady(source, device, in_use_only, &notes, |unused, still_good| {
+        if in_use_only && unused.is_empty() && first.layout.changes_volumes() {
+            // What was changed stands on what has changed since.
+            return Err(image::Error::SourceInUse);
+        }
         let view = Arc::new(UsedBlocks::new(device.clone(), unused.to_vec()));
         let origin = Origin { device: view, info: source.clone() };
         job.write(&origin, &first.layout, &opened, still_good, device)
     });
     let ((ready, report), _) = result.context("clone")?;
-    say_done(job, &opened);
+    say_done(job, &opened, &report);
     let found = job.tell(&ready, &report, &opened, started.elapsed());
     job.context.ui.event("summary", job.summary(&ready, &report, &opened, started.elapsed()));
-    Ok(exit.worse(found))
+    Ok(found)
 }
 
-fn from_image(job: &Job<'_>, origin: &Origin, targets: &[&Planned], exit: Exit) -> Result<Exit> {
+/// Says what happens before there is a meter.
+struct Notes<'a>(&'a Context);
+
+impl Progress for Notes<'_> {
+    fn note(&self, note: Note<'_>) {
+        self.0.ui.warn(note.to_string());
+    }
+}
+
+fn from_image(job: &Job<'_>, origin: &Origin, targets: &[&Planned]) -> Result<Exit> {
     let opened = open_all(job, targets)?;
-    let Some(first) = targets.first() else { return Ok(exit) };
+    let Some(first) = targets.first() else { return Ok(Exit::Done) };
     let started = Instant::now();
     let (ready, report) =
         job.write(origin, &first.layout, &opened, &|| true, &origin.device).context("clone")?;
-    say_done(job, &opened);
+    say_done(job, &opened, &report);
     let found = job.tell(&ready, &report, &opened, started.elapsed());
     job.context.ui.event("summary", job.summary(&ready, &report, &opened, started.elapsed()));
-    Ok(exit.worse(found))
+    Ok(found)
 }
 
-fn say_done(job: &Job<'_>, targets: &[(&Planned, Target)]) {
-    for (planned, _) in targets {
+fn say_done(job: &Job<'_>, targets: &[(&Planned, Target)], report: &CopyReport) {
+    let finished = targets.iter().zip(&report.targets).filter(|(_, one)| one.finished);
+    for ((planned, _), _) in finished {
         job.context.ui.say(format!("cloned     to {}", planned.target.facts.path.display()));
     }
 }

@@ -150,6 +150,7 @@ fn arranged(context: &Context, image: &StoredImage, args: &Args, layout: LayoutO
     target::refuse("restore", &args.target, &target.refusals)?;
     let planned = job.plan(&origin, target)?;
     layout::check_programs(&planned.layout)?;
+    job.check_room(&planned)?;
     job.confirm(&origin, &planned, args.yes)?;
     let targets = [(&planned, job.open(&planned)?)];
     context.signals.guard()?;
@@ -157,7 +158,9 @@ fn arranged(context: &Context, image: &StoredImage, args: &Args, layout: LayoutO
     let (ready, report) = job
         .write(&origin, &planned.layout, &targets, &|| true, &origin.device)
         .with_context(|| format!("restore {}", args.target.display()))?;
-    context.ui.say(format!("restored   image {} to {}", image.id().short(), args.target.display()));
+    if report.targets.iter().all(|target| target.finished) {
+        context.ui.say(format!("restored   image {} to {}", image.id().short(), args.target.display()));
+    }
     let exit = job.tell(&ready, &report, &targets, started.elapsed());
     context.ui.event("summary", job.summary(&ready, &report, &targets, started.elapsed()));
     Ok(exit)

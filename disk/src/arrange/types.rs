@@ -26,7 +26,10 @@ const FIXED: [&str; 13] = [
 ];
 
 /// MBR types whose meaning a GPT can say.
-const TO_GPT: [(&str, &str); 10] = [
+const TO_GPT: [(&str, &str); 13] = [
+    ("0x01", BASIC_DATA),
+    ("0x04", BASIC_DATA),
+    ("0x06", BASIC_DATA),
     ("0x07", BASIC_DATA),
     ("0x0b", BASIC_DATA),
     ("0x0c", BASIC_DATA),

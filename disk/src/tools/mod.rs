@@ -251,7 +251,13 @@ impl OpenFolder {
     /// # Errors
     /// Which program failed.
     pub fn new(kind: &str, path: &Path, scratch: &Path) -> Result<Self, ToolError> {
-        let options = if kind == "xfs" { "nouuid" } else { "" };
+        // What a damaged or hostile superblock wishes for, `errors=panic` above all, is not done.
+        let options = match kind {
+            "ext2" | "ext3" | "ext4" => "errors=remount-ro",
+            "xfs" => "nouuid",
+            "btrfs" => "skip_balance,nodiscard",
+            _ => "",
+        };
         let device = mount::Loop::attach(&absolute(path)?, None)?;
         Ok(Self(mount::Mounted::new(device, kind, options, scratch)?))
     }
@@ -260,6 +266,14 @@ impl OpenFolder {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.0.at()
+    }
+
+    /// Unmounts, which writes what was changed.
+    ///
+    /// # Errors
+    /// Somebody is in there: what was written may not be on the volume.
+    pub fn close(self) -> Result<(), ToolError> {
+        self.0.unmount()
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) fn mend_places(
             }
         }
     }
-    if fixups.grub && volumes.iter().any(Prepared::moved) {
+    if fixups.grub {
         let moved = |place: u64| new_place(volumes, place);
         match grub::repair(&making.origin.device, 0, &moved) {
             Ok(patches) => {

@@ -153,6 +153,16 @@ pub struct LayoutPlan {
     pub work_bytes: u64,
 }
 
+impl LayoutPlan {
+    /// Whether any filesystem is changed on the way.
+    pub fn changes_volumes(&self) -> bool {
+        let changes = |volume: &VolumePlan| {
+            volume.new_identity || !matches!(volume.change, VolumeChange::Same | VolumeChange::Room)
+        };
+        self.volumes.iter().any(changes)
+    }
+}
+
 /// A device shown as a file, until dropped.
 pub trait Shown {
     /// Where.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use disk::arrange::{self, Geometry, Mode, Need, PartitionTable, Placed, Unfit, Wishes};
-use disk::tools::{self, CannotChange, Change, Program};
+use disk::tools::{self, CannotChange, Change, Program, ToolError};
 use disk::{Extent, Section, TableKind, Volume};
 
 use super::{LayoutOptions, LayoutPlan, Origin, VolumeChange, VolumePlan, Workshop};
@@ -14,6 +14,9 @@ use crate::{Error, Overlay, VolumeUse};
 
 /// The number of a disk without partitions, as in `IMAGE:0`.
 const WHOLE: u32 = 0;
+
+/// Filesystems' own tables take about a 64th of them at most.
+const TABLES_PART: u64 = 64;
 
 /// A single volume that changes its size gets a multiple of this.
 const GRAIN_BYTES: u64 = 1 << 20;
@@ -35,7 +38,7 @@ pub fn plan_layout(
         Ok(table) if table.kind == TableKind::None => return plan_whole(origin, target, options, workshop),
         // As long as nothing is to be written anew, it may be as odd as it likes.
         Err(Unfit::Odd { oddity }) if !options.changes_anything() && target.bytes >= origin.info.bytes() => {
-            let mut plan = plan_of(origin, target, &[], options, Vec::new());
+            let mut plan = plan_of(origin, target, &[], options, Found::default());
             plan.remarks.push(format!("the partition table is taken as it is: {oddity}"));
             return Ok(LayoutPlan { in_place: true, needed_bytes: origin.info.bytes(), ..plan });
         }
@@ -43,19 +46,25 @@ pub fn plan_layout(
     };
     let wishes = wishes(options);
     let mut needs = needs(origin, target);
-    let mut missing = Vec::new();
+    let mut found = Found::default();
     let arrangement = match arrange::arrange(&table, &needs, target, &wishes, &mut disk::random_id) {
         Err(_) if !matches!(options.mode, Mode::Keep) => {
             // How small filesystems can become is worth the time only when it matters.
             for need in &mut needs {
-                measure(origin, need, workshop, &mut missing)?;
+                measure(origin, need, workshop, &mut found)?;
             }
-            arrange::arrange(&table, &needs, target, &wishes, &mut disk::random_id)?
+            let measured = arrange::arrange(&table, &needs, target, &wishes, &mut disk::random_id);
+            measured.map_err(|error| found.lacking().unwrap_or(error.into()))?
         }
         other => other?,
     };
-    let mut plan = plan_of(origin, target, &arrangement.volumes, options, missing);
-    plan.remarks.splice(0..0, arrangement.notes.iter().map(ToString::to_string));
+    let mut plan = plan_of(origin, target, &arrangement.volumes, options, found);
+    let left_out = origin.info.excluded.iter().map(|number| {
+        format!(
+            "partition {number}: its content is not in the image: it can't be changed, zeros will stand there"
+        )
+    });
+    plan.remarks.splice(0..0, arrangement.notes.iter().map(ToString::to_string).chain(left_out));
     let stays =
         |placed: &Placed| placed.from.offset == placed.to.offset && placed.from.bytes <= placed.to.bytes;
     plan.in_place = table.kind == arrangement.table.kind
@@ -78,7 +87,7 @@ pub fn layout_minimum(origin: &Origin, sector_bytes: u32, workshop: &dyn Worksho
     let target = Geometry { bytes: origin.info.bytes(), sector_bytes };
     let mut needs = needs(origin, target);
     for need in &mut needs {
-        measure(origin, need, workshop, &mut Vec::new())?;
+        measure(origin, need, workshop, &mut Found::default())?;
     }
     let wishes = Wishes { mode: Mode::Fit, ..Wishes::default() };
     Ok(arrange::minimum(&table, &needs, sector_bytes, &wishes)?)
@@ -94,7 +103,7 @@ fn wishes(options: &LayoutOptions) -> Wishes {
 
 /// What is known of each volume without asking any tool.
 fn needs(origin: &Origin, target: Geometry) -> Vec<Need> {
-    origin.info.layout.volumes.iter().map(|volume| need_of(origin, volume, target)).collect()
+    origin.volumes().map(|volume| need_of(origin, &volume, target)).collect()
 }
 
 /// A volume's filesystem, by blkid's name.
@@ -106,17 +115,36 @@ fn use_of(origin: &Origin, number: u32) -> Option<&VolumeUse> {
     origin.info.volume_use.iter().flatten().find(|found| found.volume == Some(number))
 }
 
+/// What came to light while measuring.
+#[derive(Default)]
+struct Found {
+    /// Programs that are not there.
+    missing: Vec<Program>,
+    /// Why something can't become smaller.
+    remarks: Vec<String>,
+}
+
+impl Found {
+    /// The error for a program that is needed to find out whether it fits.
+    fn lacking(&self) -> Option<Error> {
+        let program = self.missing.first()?;
+        Some(ToolError::Missing { program: program.name, package: program.package }.into())
+    }
+}
+
 /// As if it could not become smaller.
 fn need_of(origin: &Origin, volume: &Volume, target: Geometry) -> Need {
     let kind = kind_of(volume).unwrap_or_default();
-    let bound = disk::sector_bound(&origin.device, volume.extent, kind, target.sector_bytes);
+    let moves = target.sector_bytes != origin.info.layout.sector_bytes;
+    let is_bound =
+        moves && disk::sector_bound(&origin.device, volume.extent, kind, target.sector_bytes).is_err();
     Need {
         number: volume.number,
         min_bytes: volume.extent.bytes,
         max_bytes: None,
         can_grow: tools::programs(kind, Change::Grow).is_ok(),
         fixed: false,
-        sector_bytes: bound.is_err().then_some(origin.info.layout.sector_bytes),
+        sector_bytes: is_bound.then_some(origin.info.layout.sector_bytes),
         used_bytes: use_of(origin, volume.number)
             .filter(|found| found.kind.is_some())
             .map(|found| volume.extent.bytes.saturating_sub(found.free_bytes)),
@@ -128,7 +156,7 @@ fn measure(
     origin: &Origin,
     need: &mut Need,
     workshop: &dyn Workshop,
-    missing: &mut Vec<Program>,
+    found: &mut Found,
 ) -> Result<(), Error> {
     let Some(volume) = origin.volume(need.number) else { return Ok(()) };
     let kind = kind_of(&volume).unwrap_or_default();
@@ -137,17 +165,28 @@ fn measure(
     };
     let lacking = tools::missing(&[programs, to_shrink].concat());
     if !lacking.is_empty() {
-        missing.extend(lacking);
+        found.missing.extend(lacking);
         return Ok(());
     }
     let overlay = Arc::new(origin.overlay(volume.extent, volume.extent.bytes, workshop)?);
     let shown = workshop.show(overlay, &format!("p{}.img", need.number)).map_err(Error::show)?;
-    let found = tools::minimum(kind, shown.path(), workshop.folder());
+    let least = tools::minimum(kind, shown.path(), workshop.folder());
     if let Some(failure) = shown.failure() {
         return Err(Error::Shown { number: need.number, failure });
     }
-    need.min_bytes = found?.min(volume.extent.bytes);
+    match least {
+        Ok(least) => need.min_bytes = least.min(volume.extent.bytes),
+        Err(why) => {
+            found.remarks.push(format!("partition {}: it keeps its size: {}", need.number, chain(&why)))
+        }
+    }
     Ok(())
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// The programs that make a filesystem smaller, one way or the other.
@@ -160,9 +199,9 @@ fn plan_of(
     target: Geometry,
     placed: &[Placed],
     options: &LayoutOptions,
-    mut missing: Vec<Program>,
+    found: Found,
 ) -> LayoutPlan {
-    let mut remarks = Vec::new();
+    let Found { mut missing, mut remarks } = found;
     let volumes: Vec<VolumePlan> =
         placed.iter().map(|placed| volume_plan(origin, *placed, options)).collect();
     for volume in &volumes {
@@ -180,8 +219,7 @@ fn plan_of(
     }
     missing.sort_unstable();
     missing.dedup();
-    let made_anew = volumes.iter().filter(|volume| volume.change == VolumeChange::Recreate);
-    let work_bytes = made_anew.map(|volume| used_bytes(origin, volume)).sum();
+    let work_bytes = volumes.iter().map(|volume| work_bytes(origin, volume)).sum();
     LayoutPlan {
         target,
         table: None,
@@ -196,9 +234,19 @@ fn plan_of(
     }
 }
 
-fn used_bytes(origin: &Origin, volume: &VolumePlan) -> u64 {
+/// What an overlay may have to hold, at most: all that is in use where it is copied, what lies behind the new end where
+/// that is moved, a part for tables that are written anew.
+fn work_bytes(origin: &Origin, volume: &VolumePlan) -> u64 {
     let free = use_of(origin, volume.number).map_or(0, |found| found.free_bytes);
-    volume.from.bytes.saturating_sub(free).min(volume.to.bytes)
+    let used = volume.from.bytes.saturating_sub(free);
+    let identity = if volume.new_identity { used / TABLES_PART } else { 0 };
+    let size = match volume.change {
+        VolumeChange::Recreate => used.min(volume.to.bytes),
+        VolumeChange::Shrink => used.min(volume.from.bytes.saturating_sub(volume.to.bytes)),
+        VolumeChange::Grow => volume.to.bytes / TABLES_PART,
+        VolumeChange::Same | VolumeChange::Room => 0,
+    };
+    size.saturating_add(identity)
 }
 
 fn volume_plan(origin: &Origin, placed: Placed, options: &LayoutOptions) -> VolumePlan {
@@ -265,13 +313,15 @@ fn plan_single(
     workshop: &dyn Workshop,
 ) -> Result<LayoutPlan, Error> {
     let kind = kind_of(volume).unwrap_or_default();
-    disk::sector_bound(&origin.device, volume.extent, kind, target.sector_bytes)
-        .map_err(|source| Error::SectorBound { number: volume.number, source })?;
+    if target.sector_bytes != origin.info.layout.sector_bytes {
+        disk::sector_bound(&origin.device, volume.extent, kind, target.sector_bytes)
+            .map_err(|source| Error::SectorBound { number: volume.number, source })?;
+    }
     let mut need = need_of(origin, volume, target);
-    let mut missing = Vec::new();
+    let mut found = Found::default();
     let keeps = matches!(options.mode, Mode::Keep);
     if target.bytes < volume.extent.bytes && !keeps {
-        measure(origin, &mut need, workshop, &mut missing)?;
+        measure(origin, &mut need, workshop, &mut found)?;
     }
     let wanted = match options.mode {
         _ if target.bytes < volume.extent.bytes => target.bytes,
@@ -281,20 +331,33 @@ fn plan_single(
     // Tools count in blocks.
     let bytes = if wanted == volume.extent.bytes { wanted } else { wanted / GRAIN_BYTES * GRAIN_BYTES };
     if bytes < need.min_bytes {
+        if let Some(error) = found.lacking() {
+            return Err(error);
+        }
         return Err(Unfit::TooSmall { needed: need.min_bytes, has: target.bytes }.into());
     }
     let number = volume.number;
     let placed = Placed { number, becomes: number, from: volume.extent, to: Extent { offset: 0, bytes } };
-    let plan = plan_of(origin, target, &[placed], options, missing);
+    let plan = plan_of(origin, target, &[placed], options, found);
     Ok(LayoutPlan { needed_bytes: need.min_bytes, ..plan })
 }
 
 impl Origin {
+    /// The volumes; nothing is known of the contents of those that were left out of the image.
+    fn volumes(&self) -> impl Iterator<Item = Volume> {
+        self.info.layout.volumes.iter().cloned().map(|mut volume| {
+            if self.info.excluded.contains(&volume.number) {
+                volume.content = None;
+            }
+            volume
+        })
+    }
+
     /// A volume by its number; number 0 is all of it.
     pub(super) fn volume(&self, number: u32) -> Option<Volume> {
         match number {
             WHOLE => Some(self.whole()),
-            _ => self.info.layout.volumes.iter().find(|volume| volume.number == number).cloned(),
+            _ => self.volumes().find(|volume| volume.number == number),
         }
     }
 

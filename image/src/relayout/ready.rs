@@ -28,6 +28,8 @@ pub struct Ready {
     pub done: Vec<String>,
     /// What could not be done, with the way to do it by hand.
     pub left: Vec<String>,
+    /// What may have to be done by hand.
+    pub notes: Vec<String>,
 }
 
 /// One volume on its way.
@@ -44,6 +46,7 @@ pub(super) struct Making<'a> {
     pub(super) workshop: &'a dyn Workshop,
     pub(super) done: Vec<String>,
     pub(super) left: Vec<String>,
+    pub(super) notes: Vec<String>,
     /// Identities, old and new.
     pub(super) renamed: Vec<(String, String)>,
 }
@@ -64,20 +67,24 @@ pub fn make_ready(
     }
     let mut table = plan.table.clone();
     let renamed = plan.ids.clone();
-    let mut making = Making { origin, workshop, done: Vec::new(), left: Vec::new(), renamed };
+    let mut making =
+        Making { origin, workshop, done: Vec::new(), left: Vec::new(), notes: Vec::new(), renamed };
     if let Some(table) = table.as_mut().filter(|_| options.new_ids) {
-        making.renamed.extend(table.new_ids(&mut disk::random_id));
+        making.renamed = composed(making.renamed, table.new_ids(&mut disk::random_id));
     }
     // What did not move boots as it did, and stays as it was, bit by bit.
-    let fixups = options.fixups.unwrap_or(if plan.in_place { Fixups::default() } else { Fixups::all() });
+    // Where a single volume goes, the disk around it is not ours to judge.
+    let stays = plan.in_place || plan.table.is_none();
+    let fixups = options.fixups.unwrap_or(if stays { Fixups::default() } else { Fixups::all() });
     let mut volumes = Vec::new();
     for volume in &plan.volumes {
         if progress.cancelled() {
             return Err(Error::Interrupted);
         }
         let mut prepared = Prepared::new(origin, volume);
-        making.resize(&mut prepared)?;
-        making.rename(&mut prepared)?;
+        let done = making.resize(&mut prepared).and_then(|()| making.rename(&mut prepared));
+        // A tool in the same terminal is told to stop, too.
+        done.map_err(|error| if progress.cancelled() { Error::Interrupted } else { error })?;
         volumes.push(prepared);
     }
     if !making.renamed.is_empty() {
@@ -99,10 +106,12 @@ pub fn make_ready(
         extents.push(Extent { offset, bytes: bytes.len() as u64 });
         device.put_bytes(offset, bytes);
     }
-    extents.extend(boot::mend_places(&mut making, &volumes, &mut device, fixups));
+    if plan.table.is_some() {
+        extents.extend(boot::mend_places(&mut making, &volumes, &mut device, fixups));
+    }
     extents.extend(tail(&device));
     let extents = within(join_extents(extents), target.bytes);
-    Ok(Ready { device, extents, done: making.done, left: making.left })
+    Ok(Ready { device, extents, done: making.done, left: making.left, notes: making.notes })
 }
 
 impl Prepared {
@@ -153,7 +162,12 @@ impl Prepared {
         let from_source = Extent { offset: 0, bytes: self.plan.from.bytes };
         let changed = self.overlay.as_ref().map(|overlay| overlay.written()).unwrap_or_default();
         let anew = self.plan.change == VolumeChange::Recreate;
-        let counts = if anew { vec![Extent { offset: 0, bytes: to.bytes }] } else { vec![from_source] };
+        let mut counts = if anew { vec![Extent { offset: 0, bytes: to.bytes }] } else { vec![from_source] };
+        if to.bytes > self.plan.from.bytes {
+            // Signatures of RAID, ZFS and their like are looked for at a partition's end.
+            let offset = to.bytes.saturating_sub(TAIL_BYTES).max(self.plan.from.bytes);
+            counts.push(Extent { offset, bytes: to.bytes - offset });
+        }
         let all = counts
             .into_iter()
             .chain(changed)
@@ -241,6 +255,16 @@ fn tail(device: &Assembled) -> Option<Extent> {
     let end = device.size_bytes();
     let offset = end.saturating_sub(TAIL_BYTES);
     (offset < end).then(|| Extent { offset, bytes: end - offset })
+}
+
+/// From what was to what is, where some identities changed twice.
+fn composed(first: Vec<(String, String)>, second: Vec<(String, String)>) -> Vec<(String, String)> {
+    let last = |name: &String| second.iter().find(|(old, _)| old == name).map(|(_, new)| new.clone());
+    let mut pairs: Vec<(String, String)> =
+        first.iter().map(|(old, new)| (old.clone(), last(new).unwrap_or_else(|| new.clone()))).collect();
+    let is_between = |name: &String| first.iter().any(|(_, new)| new == name);
+    pairs.extend(second.into_iter().filter(|(old, _)| !is_between(old)));
+    pairs
 }
 
 /// Extents clipped to a device of so many bytes.

@@ -3,7 +3,7 @@
 //! Promise: only files that are known to name them are looked at, inside overlays; links are never followed out of a volume.
 //! Knows nothing of their syntax: `disk::boot::references` does.
 
-use disk::boot::{rewrite_fat, rewrite_tree};
+use disk::boot::{BootProblem, rewrite_fat, rewrite_tree};
 use disk::tools;
 
 use super::ready::{Making, Prepared};
@@ -16,9 +16,23 @@ pub(super) fn rewrite(making: &mut Making<'_>, volume: &mut Prepared) -> Result<
     let found = match kind.as_str() {
         "ext2" | "ext3" | "ext4" | "xfs" | "btrfs" => volume.with_file(workshop, |shown| {
             let mounted = tools::OpenFolder::new(&kind, shown.path(), workshop.folder())?;
-            Ok(rewrite_tree(mounted.path(), &pairs))
+            let texts = rewrite_tree(mounted.path(), &pairs);
+            mounted.close()?;
+            Ok(texts)
         })?,
         "vfat" => rewrite_fat(&*volume.changeable(workshop)?, &pairs),
+        "LVM2_member" | "crypto_LUKS" | "linux_raid_member" | "f2fs" | "BitLocker" | "zfs_member" => {
+            making.left.push(format!(
+                "partition {number}: {kind}: what names old identities inside it is not rewritten"
+            ));
+            return Ok(());
+        }
+        "ntfs" => {
+            making.notes.push(format!(
+                "partition {number}: if Windows starts from it, it wants `bcdboot C:\\Windows` from its installation medium"
+            ));
+            return Ok(());
+        }
         _ => return Ok(()),
     };
     match found {
@@ -28,12 +42,16 @@ pub(super) fn rewrite(making: &mut Making<'_>, volume: &mut Prepared) -> Result<
                 making.done.push(format!("partition {number}: /{file}: {count} {plural} rewritten"));
             }
             for file in texts.unread {
-                making.left.push(format!(
+                making.notes.push(format!(
                     "partition {number}: /{file} may name old identities: make it anew once the system runs (update-initramfs -u)"
                 ));
             }
         }
-        Err(problem) => making.left_over(&format!("partition {number}: texts"), &problem),
+        // It is as it was.
+        Err(problem @ BootProblem::Doubtful { .. }) => {
+            making.left_over(&format!("partition {number}: texts"), &problem);
+        }
+        Err(problem) => return Err(Error::Boot { number, problem }),
     }
     Ok(())
 }
