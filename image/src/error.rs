@@ -3,7 +3,12 @@
 //! Promise: every text starts with the place. Causes are in `source`, not in the text, so a chain prints once.
 //! Knows nothing of exit codes: [`Error::family`] says what a person can do about it.
 
+use std::io;
+use std::path::{Path, PathBuf};
+
 use disk::Extent;
+
+use crate::OverlayProblem;
 
 /// Any failure of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -157,6 +162,25 @@ pub enum Error {
         /// End of the first regions that have no gap.
         found: u64,
     },
+    /// The file that changes of an overlay go into failed.
+    #[error("overlay {path}: cannot {what}", path = path.display())]
+    OverlayFile {
+        /// The file, or the folder that a temporary one is made in.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The file that should hold the changes of an overlay does not.
+    #[error("overlay {path}: {problem}", path = path.display())]
+    Overlay {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: OverlayProblem,
+    },
     /// Interrupted by the person; nothing is half-published.
     #[error("interrupted")]
     Interrupted,
@@ -199,7 +223,18 @@ impl Error {
             | Error::ReadStream { .. }
             | Error::WriteStream { .. }
             | Error::WriteTarget { .. }
-            | Error::ReadDevice { .. } => Family::Io,
+            | Error::ReadDevice { .. }
+            | Error::OverlayFile { .. } => Family::Io,
+            Error::Overlay { problem, .. } => match problem {
+                OverlayProblem::NoOverlay
+                | OverlayProblem::Base { .. }
+                | OverlayProblem::Sizes { .. }
+                | OverlayProblem::Name { .. } => Family::Refused,
+                OverlayProblem::Version { .. } => Family::Unsupported,
+                OverlayProblem::Head | OverlayProblem::Log { .. } | OverlayProblem::Short { .. } => {
+                    Family::Damaged
+                }
+            },
             Error::NoSuchVolume { .. }
             | Error::Refused { .. }
             | Error::TargetChanged { .. }
@@ -208,6 +243,14 @@ impl Error {
             Error::SourceInfo { .. } | Error::Regions { .. } => Family::Damaged,
             Error::Interrupted => Family::Interrupted,
         }
+    }
+
+    pub(crate) fn overlay_io(path: &Path, what: &'static str, source: io::Error) -> Error {
+        Error::OverlayFile { path: path.to_owned(), what, source }
+    }
+
+    pub(crate) fn overlay_problem(path: &Path, problem: OverlayProblem) -> Error {
+        Error::Overlay { path: path.to_owned(), problem }
     }
 }
 

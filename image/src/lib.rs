@@ -16,6 +16,7 @@ mod error;
 mod expected;
 mod fill;
 mod guided;
+mod overlay;
 mod progress;
 mod reader;
 mod rescue;
@@ -33,6 +34,7 @@ pub use capture::{CaptureOptions, Captured, capture};
 pub use check::{CaptureChecks, CapturePlan, Concern, Severity, SourceFacts, StorePlace, plan_capture};
 pub use damage::Damage;
 pub use error::{Error, Family};
+pub use overlay::{Overlay, OverlayProblem};
 pub use progress::{Counter, Note, Progress, StoreProgress};
 pub use reader::ImageReader;
 pub use restore::{
