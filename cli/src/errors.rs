@@ -85,7 +85,9 @@ fn judge(link: &(dyn StdError + 'static)) -> Option<Judgement> {
 
 fn exit_of_naming(error: &NamingError) -> Exit {
     match error {
-        NamingError::Malformed { .. } | NamingError::PartNotBuilt { .. } => Exit::Usage,
+        NamingError::Malformed { .. }
+        | NamingError::MalformedPlace { .. }
+        | NamingError::PartNotBuilt { .. } => Exit::Usage,
         _ => Exit::Failed,
     }
 }

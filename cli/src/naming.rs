@@ -7,7 +7,9 @@
 use crate::units;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use std::ffi::OsStr;
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use store::ImageId;
 
 /// Fewer digits are as likely a typing error as a name.
@@ -70,10 +72,43 @@ pub(crate) enum Scope {
     Forgotten,
 }
 
+/// What `IMAGE[:N[:/PATH]]` names: an image, one of its volumes, a file in that. Volume 0 is the whole disk, for images of
+/// disks without partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// As [`resolve`] takes it.
+    pub(crate) image: String,
+    pub(crate) volume: Option<u32>,
+    /// Begins with `/`; any bytes but zero.
+    pub(crate) path: Option<Vec<u8>>,
+}
+
+impl Place {
+    /// Splits a name; colons within the path belong to it.
+    pub(crate) fn parse(name: &OsStr) -> Result<Place, NamingError> {
+        let malformed = || NamingError::MalformedPlace { name: name.to_string_lossy().into_owned() };
+        let mut parts = name.as_bytes().splitn(3, |byte| *byte == b':');
+        let text = |part: &[u8]| str::from_utf8(part).map(str::to_owned).map_err(|_| malformed());
+        let image = text(parts.next().unwrap_or_default())?;
+        let volume = parts.next().map(text).transpose()?;
+        let digits = |number: &String| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit());
+        if image.is_empty() || !volume.as_ref().is_none_or(digits) {
+            return Err(malformed());
+        }
+        let volume = volume.map(|number| number.parse()).transpose().map_err(|_| malformed())?;
+        let path = parts.next().map(<[u8]>::to_vec);
+        match path.as_ref().is_none_or(|path| path.starts_with(b"/") && !path.contains(&0)) {
+            true => Ok(Place { image, volume, path }),
+            false => Err(malformed()),
+        }
+    }
+}
+
 /// A name that does not lead to one image.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum NamingError {
     Malformed { name: String },
+    MalformedPlace { name: String },
     PartNotBuilt { name: String },
     NoImages { name: String },
     TooFar { name: String, images: usize },
@@ -166,6 +201,9 @@ impl fmt::Display for NamingError {
             NamingError::Malformed { name } => {
                 write!(f, "image {name:?}: expected 4 to 64 hex digits, latest or latest~N")
             }
+            NamingError::MalformedPlace { name } => {
+                write!(f, "{name:?}: expected IMAGE, IMAGE:N or IMAGE:N:/path, N being a partition's number")
+            }
             NamingError::PartNotBuilt { name } => {
                 write!(
                     f,
@@ -202,6 +240,9 @@ impl NamingError {
         match self {
             NamingError::Malformed { .. } | NamingError::NotFound { .. } => {
                 "`cas images` lists the ids; 4 or more digits of one are enough".to_owned()
+            }
+            NamingError::MalformedPlace { .. } => {
+                "`cas show IMAGE` lists the partitions; a disk without any is volume 0".to_owned()
             }
             NamingError::PartNotBuilt { .. } => "name the image without what follows the colon".to_owned(),
             NamingError::NoImages { .. } => {
@@ -321,5 +362,23 @@ mod tests {
             assert_eq!(error, NamingError::PartNotBuilt { name: name.to_owned() });
             assert!(error.to_string().contains("cannot be named yet"));
         }
+    }
+
+    #[test]
+    fn a_place_is_an_image_a_volume_and_a_path() {
+        let place = |name: &[u8]| Place::parse(OsStr::from_bytes(name));
+        let is = |image: &str, volume, path: Option<&[u8]>| {
+            Ok(Place { image: image.to_owned(), volume, path: path.map(<[u8]>::to_vec) })
+        };
+        assert_eq!(place(b"beef"), is("beef", None, None));
+        assert_eq!(place(b"latest~2:3"), is("latest~2", Some(3), None));
+        assert_eq!(place(b"latest:0:/"), is("latest", Some(0), Some(b"/")));
+        assert_eq!(place(b"beef:1:/a:b/\xff"), is("beef", Some(1), Some(b"/a:b/\xff")));
+        let bad: [&[u8]; 9] =
+            [b"", b":1", b"beef:", b"beef:x", b"beef:+1", b"beef:1:", b"beef:1:etc", b"beef:/etc", b"beef:1:/a\0"];
+        for name in bad {
+            assert!(matches!(place(name), Err(NamingError::MalformedPlace { .. })), "{name:?}");
+        }
+        assert!(place(b"beef:99999999999").is_err());
     }
 }
