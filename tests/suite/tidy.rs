@@ -10,14 +10,15 @@ use std::path::{Path, PathBuf};
 use toml::Table;
 
 /// DESIGN.md §1, the drawing: who may use which of our own crates.
-const ARROWS: [(&str, &[&str]); 7] = [
+const ARROWS: [(&str, &[&str]); 8] = [
     ("chunker", &[]),
     ("disk", &[]),
     ("store", &[]),
     ("image", &["disk", "chunker", "store"]),
-    ("cli", &["image", "store", "disk"]),
-    ("bench", &["chunker", "disk", "store", "image", "cli"]),
-    ("tests", &["chunker", "disk", "store", "image", "cli", "bench"]),
+    ("mount", &["image", "disk"]),
+    ("cli", &["image", "store", "disk", "mount"]),
+    ("bench", &["chunker", "disk", "store", "image", "mount", "cli"]),
+    ("tests", &["chunker", "disk", "store", "image", "mount", "cli", "bench"]),
 ];
 
 /// Outside crates that only these of ours may depend on. Tests (dev-dependencies) may use any.
