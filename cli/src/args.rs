@@ -58,6 +58,8 @@ pub(crate) enum Verb {
     Restore(commands::restore::Args),
     /// Check that an image can be read whole, or that a device holds it
     Verify(commands::verify::Args),
+    /// Serve an image as a network block device to nbdcopy, qemu or a kernel
+    Nbd(commands::nbd::Args),
     /// Check the whole store for damage
     Scrub(commands::scrub::Args),
     /// Forget images by name or by rules; `undelete` brings them back until `gc`
@@ -111,6 +113,7 @@ mod tests {
             "disks",
             "restore",
             "verify",
+            "nbd",
             "scrub",
             "forget",
             "undelete",
@@ -124,7 +127,7 @@ mod tests {
         ] {
             assert!(help.contains(verb), "{verb}");
         }
-        for verb in ["clone", "mount", "nbd", "extract", "  man", "  exit-codes", "  key", "  web"] {
+        for verb in ["clone", "mount", "extract", "  man", "  exit-codes", "  key", "  web"] {
             assert!(!help.contains(verb), "{verb}");
         }
     }

@@ -80,6 +80,9 @@ fn judge(link: &(dyn StdError + 'static)) -> Option<Judgement> {
     if let Some(error) = link.downcast_ref::<store::Error>() {
         return Some(of_store(error));
     }
+    if let Some(error) = link.downcast_ref::<mount::nbd::Error>() {
+        return Some(of_nbd(error));
+    }
     link.downcast_ref::<disk::Error>().map(of_disk)
 }
 
@@ -158,6 +161,16 @@ fn of_store(error: &store::Error) -> Judgement {
             "check that the store's disk is there and writable (`dmesg`, `df`), then run the command again",
         ),
     }
+}
+
+fn of_nbd(error: &mount::nbd::Error) -> Judgement {
+    use mount::nbd::Error as E;
+    let hint = match error {
+        E::Taken { .. } => "another `cas nbd` may serve there; name another socket with --socket",
+        E::LongPath { .. } => "sockets need short paths; name one with --socket",
+        _ => "name another place with --socket or --listen",
+    };
+    (Exit::Failed, Some(hint.to_owned()))
 }
 
 fn of_disk(error: &disk::Error) -> Judgement {

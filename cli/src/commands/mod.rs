@@ -10,6 +10,7 @@ pub(crate) mod images;
 pub(crate) mod index;
 pub(crate) mod init;
 pub(crate) mod man;
+pub(crate) mod nbd;
 pub(crate) mod protect;
 pub(crate) mod restore;
 pub(crate) mod scrub;

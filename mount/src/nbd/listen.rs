@@ -4,7 +4,7 @@
 //! socket is overwritten. When asked to stop, clients have [`GRACE`] to take their replies. Knows nothing of the protocol.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -320,8 +320,31 @@ fn serve_guest(server: &Server, stream: &Stream, watcher: &dyn Watcher) {
     stream.shutdown(Shutdown::Both);
 }
 
+/// A pipe that ends when someone says so.
+pub(super) struct Interruptible<'a> {
+    file: &'a File,
+    stopped: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl<'a> Interruptible<'a> {
+    pub(super) fn new(file: &'a File, stopped: &'a (dyn Fn() -> bool + Sync)) -> Interruptible<'a> {
+        Interruptible { file, stopped }
+    }
+}
+
+impl Read for Interruptible<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while !wait_for(self.file.as_fd())? {
+            if (self.stopped)() {
+                return Ok(0);
+            }
+        }
+        self.file.read(buf)
+    }
+}
+
 /// Whether something is to be read from it, after a tick at most.
-pub(super) fn wait_for(socket: BorrowedFd<'_>) -> io::Result<bool> {
+fn wait_for(socket: BorrowedFd<'_>) -> io::Result<bool> {
     let mut polled = [PollFd::new(&socket, PollFlags::IN)];
     match poll(&mut polled, Some(&TICK)) {
         Ok(ready) => Ok(ready > 0),

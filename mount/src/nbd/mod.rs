@@ -13,6 +13,7 @@ mod tests;
 mod transmission;
 mod wire;
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -102,11 +103,17 @@ impl Export {
         &self.name
     }
 
+    /// What people are told of it.
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+
     fn is_writable(&self) -> bool {
         matches!(self.device, Device::Writable(_))
     }
 
-    fn size_bytes(&self) -> u64 {
+    /// Its size.
+    pub fn size_bytes(&self) -> u64 {
         match &self.device {
             Device::ReadOnly(device) => device.size_bytes(),
             Device::Writable(device) => device.size_bytes(),
@@ -180,6 +187,18 @@ impl Server {
         stopped: &(dyn Fn() -> bool + Sync),
     ) -> Result<(), Error> {
         listen::serve(self, listener, watcher, stopped)
+    }
+
+    /// Serves the one client at the other ends of two pipes (or of one socket), until it leaves or `stopped` says so.
+    pub fn serve_pipes(
+        &self,
+        reading: &File,
+        writing: &File,
+        watcher: &dyn Watcher,
+        stopped: &(dyn Fn() -> bool + Sync),
+    ) {
+        let mut writing = writing;
+        self.serve_stream(&mut listen::Interruptible::new(reading, stopped), &mut writing, watcher);
     }
 
     /// Serves one client over a pair of streams, until it leaves.
