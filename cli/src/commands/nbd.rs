@@ -8,11 +8,13 @@ use crate::errors::Said;
 use crate::exit::Exit;
 use crate::locking::LockWait;
 use crate::naming::{Narrow, Place as ImagePlace};
+use crate::progress::{Meter, Work};
 use crate::units::show_bytes;
 use crate::{catalog, place};
 use anyhow::{Context as _, Result};
 use disk::{Extent, ReadAt, Section, WriteAt};
-use image::{ImageReader, Overlay, SourceInfo};
+use image::{CaptureOptions, ImageReader, Overlay, SourceInfo};
+use jiff::Timestamp;
 use mount::nbd::{Event, Export, Listener, Place, Server, Watcher};
 use serde_json::json;
 use std::ffi::OsString;
@@ -24,6 +26,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use store::{ImageId, Store, WriterOptions};
 
 /// The port that is NBD's by IANA.
 const PORT: u16 = 10809;
@@ -72,6 +76,9 @@ pub(crate) struct Saving {
     /// With --save, the disk that the new image is filed under [default: that of the image]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+    /// With --save, mark the new image with a tag; may be repeated
+    #[arg(long = "mark", value_name = "TAG")]
+    tags: Vec<String>,
     #[command(flatten)]
     lock: LockWait,
 }
@@ -90,6 +97,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit> {
     let id = image.id();
     let reader: Arc<dyn ReadAt> = Arc::new(ImageReader::new(image));
     let overlay = open_overlay(&args, id, &reader).context(title.clone())?;
+    context.signals.guard()?;
     if args.rw || !args.save {
         let exports = match &overlay {
             Some(overlay) if args.rw => exports(&source, volume, |extent| Bytes::Writable(overlay.clone(), extent)),
@@ -99,9 +107,58 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit> {
         let exports = exports.ok_or_else(|| no_such_volume(&name, volume))?;
         serve(context, &args, Server::new(exports), &id.short()).context(title)?;
     }
-    if let Some(overlay) = &overlay {
-        overlay.sync()?;
-    }
+    let Some(overlay) = overlay else { return Ok(Exit::Done) };
+    overlay.sync().context(title)?;
+    if args.save { save(context, &args, &store, id, &overlay) } else { Ok(Exit::Done) }
+}
+
+/// What was written becomes an image; the overlay stays as it is.
+fn save(
+    context: &Context,
+    args: &Args,
+    store: &Store,
+    parent: ImageId,
+    overlay: &Overlay,
+) -> Result<Exit> {
+    let parent = store.image(parent)?;
+    let options = CaptureOptions {
+        writer: WriterOptions { what: "capture".to_owned(), ..WriterOptions::default() },
+        created: Timestamp::now().to_string(),
+        // Filed where its parent is.
+        host: parent.manifest().host.clone(),
+        disk: args.saving.name.clone(),
+        tags: args.saving.tags.clone(),
+        comment: args.saving.comment.clone(),
+        ..CaptureOptions::default()
+    };
+    let started = Instant::now();
+    let title = format!("save {}", parent.id().short());
+    let captured = args
+        .saving
+        .lock
+        .run(context, || {
+            let meter = Meter::start(&context.ui, &context.signals, Work::Capture, &title);
+            image::save_overlay(overlay, &parent, store, &options, &meter)
+        })
+        .context(title.clone())?;
+    let statistics = &captured.manifest.statistics;
+    let written: u64 = overlay.written().iter().map(|extent| extent.bytes).sum();
+    let (new, stored) = (show_bytes(statistics.new_bytes), show_bytes(statistics.new_stored_bytes));
+    context.ui.say(format!("{:<13} {}", "image", captured.image));
+    context.ui.say(format!("{:<13} {}", "parent", parent.id()));
+    context.ui.say(format!("{:<13} {}", "written", show_bytes(written)));
+    context.ui.say(format!("{:<13} {new}, stored as {stored}", "new"));
+    context.ui.event(
+        "summary",
+        json!({
+            "image": captured.image.to_string(),
+            "parent": parent.id().to_string(),
+            "written_bytes": written,
+            "new_bytes": statistics.new_bytes,
+            "stored_bytes": statistics.new_stored_bytes,
+            "seconds": started.elapsed().as_secs_f64(),
+        }),
+    );
     Ok(Exit::Done)
 }
 
@@ -142,7 +199,7 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "expected a port, or an IP address with or without one".to_owned())
 }
 
-fn open_overlay(args: &Args, image: store::ImageId, reader: &Arc<dyn ReadAt>) -> Result<Option<Arc<Overlay>>> {
+fn open_overlay(args: &Args, image: ImageId, reader: &Arc<dyn ReadAt>) -> Result<Option<Arc<Overlay>>> {
     let size_bytes = reader.size_bytes();
     let overlay = match &args.overlay {
         Some(file) => Overlay::open(reader.clone(), size_bytes, file, &format!("image {image}"))?,
@@ -216,13 +273,11 @@ fn serve(context: &Context, args: &Args, server: Server, image: &str) -> Result<
     let stopped = || context.signals.stopped();
     if args.stdio {
         context.ui.give_stdout_away();
-        context.signals.guard()?;
         let reading = File::from(io::stdin().as_fd().try_clone_to_owned()?);
         let writing = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         server.serve_pipes(&reading, &writing, &watcher, &stopped);
     } else {
         let listener = Listener::bind(&listen_place(args, image)?)?;
-        context.signals.guard()?;
         tell(context, args, &server, &listener, image);
         server.serve(&listener, &watcher, &stopped)?;
     }
