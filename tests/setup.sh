@@ -5,6 +5,7 @@ set -eu
 
 packages="fdisk gdisk dosfstools mtools ntfs-3g xfsprogs btrfs-progs e2fsprogs util-linux mount
     exfatprogs exfat-fuse partclone f2fs-tools lvm2 cryptsetup-bin attr procps
+    libnbd-bin qemu-utils
     gcc libc6-dev make python3 zstd python3-zstandard"
 
 missing=

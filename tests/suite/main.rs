@@ -11,6 +11,7 @@ mod damage;
 mod full;
 mod golden;
 mod kills;
+mod nbd;
 mod refusals;
 mod roundtrip;
 mod sources;

@@ -105,7 +105,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit> {
             None => exports(&source, volume, |extent| Bytes::ReadOnly(reader.clone(), extent)),
         };
         let exports = exports.ok_or_else(|| no_such_volume(&name, volume))?;
-        serve(context, &args, Server::new(exports), &id.short()).context(title)?;
+        serve(context, &args, Server::new(exports), &id.short()).context(title.clone())?;
     }
     let Some(overlay) = overlay else { return Ok(Exit::Done) };
     overlay.sync().context(title)?;
