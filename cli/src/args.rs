@@ -58,6 +58,8 @@ pub(crate) enum Verb {
     Restore(commands::restore::Args),
     /// Check that an image can be read whole, or that a device holds it
     Verify(commands::verify::Args),
+    /// Write an image as a virtual machine's disk file: qcow2, vhdx, vmdk, vdi or raw
+    Export(commands::export::Args),
     /// Serve an image as a network block device to nbdcopy, qemu or a kernel
     Nbd(commands::nbd::Args),
     /// Check the whole store for damage
@@ -113,6 +115,7 @@ mod tests {
             "disks",
             "restore",
             "verify",
+            "export",
             "nbd",
             "scrub",
             "forget",

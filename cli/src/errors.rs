@@ -117,6 +117,13 @@ fn of_image(error: &image::Error) -> Option<Judgement> {
         E::SourceInfo { .. } | E::Regions { .. } => {
             told(Exit::Damage, "a newer version of cas may know it; `cas scrub` checks the image itself")
         }
+        E::Overlay { .. } => match error.family() {
+            image::Family::Damaged => {
+                told(Exit::Damage, "what was written to it can't be told any more; begin another")
+            }
+            image::Family::Unsupported => told(Exit::Failed, "this needs a newer version of cas"),
+            _ => told(Exit::Refused, "an overlay goes with one image; name that, or another file"),
+        },
         // Reading and writing devices and chunks: the cause says more.
         _ => None,
     }

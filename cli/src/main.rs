@@ -55,6 +55,7 @@ fn run(cli: Cli, ui: &Arc<Ui>) -> anyhow::Result<Exit> {
         Verb::Disks(args) => commands::disks::run(&context, args),
         Verb::Restore(args) => commands::restore::run(&context, args),
         Verb::Verify(args) => commands::verify::run(&context, args),
+        Verb::Export(args) => commands::export::run(&context, args),
         Verb::Nbd(args) => commands::nbd::run(&context, args),
         Verb::Scrub(args) => commands::scrub::run(&context, args),
         Verb::Forget(args) => commands::forget::run(&context, args),

@@ -91,7 +91,8 @@ impl Place {
         let text = |part: &[u8]| str::from_utf8(part).map(str::to_owned).map_err(|_| malformed());
         let image = text(parts.next().unwrap_or_default())?;
         let volume = parts.next().map(text).transpose()?;
-        let digits = |number: &String| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit());
+        let digits =
+            |number: &String| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit());
         if image.is_empty() || !volume.as_ref().is_none_or(digits) {
             return Err(malformed());
         }
@@ -374,8 +375,17 @@ mod tests {
         assert_eq!(place(b"latest~2:3"), is("latest~2", Some(3), None));
         assert_eq!(place(b"latest:0:/"), is("latest", Some(0), Some(b"/")));
         assert_eq!(place(b"beef:1:/a:b/\xff"), is("beef", Some(1), Some(b"/a:b/\xff")));
-        let bad: [&[u8]; 9] =
-            [b"", b":1", b"beef:", b"beef:x", b"beef:+1", b"beef:1:", b"beef:1:etc", b"beef:/etc", b"beef:1:/a\0"];
+        let bad: [&[u8]; 9] = [
+            b"",
+            b":1",
+            b"beef:",
+            b"beef:x",
+            b"beef:+1",
+            b"beef:1:",
+            b"beef:1:etc",
+            b"beef:/etc",
+            b"beef:1:/a\0",
+        ];
         for name in bad {
             assert!(matches!(place(name), Err(NamingError::MalformedPlace { .. })), "{name:?}");
         }

@@ -15,9 +15,9 @@ use store::{
 use crate::cutter::{ChunkSink, CutRule, CutRun, Cutter};
 use crate::guided::{Guided, guide_of, guide_segment};
 use crate::rescue::Rescuer;
+use crate::save::Unchanged;
 use crate::segment::{BLOCK_BYTES, Grid, Segment, in_memory};
 use crate::source::join_extents;
-use crate::save::Unchanged;
 use crate::used::{Survey, UsedBlocks, survey};
 use crate::{Counter, Error, Note, Progress, SourceInfo, workers};
 
@@ -129,7 +129,8 @@ pub(crate) fn capture_once(
     let rescuer = Rescuer::new(&used, device, progress);
     let guide = guide_of(store, &writer, parent);
     let (guide, bad) = (guide.as_ref(), Mutex::default());
-    let job = Job { device: &used, rescuer, rule, writer: &writer, guide, unchanged, window_bytes, progress, bad };
+    let job =
+        Job { device: &used, rescuer, rule, writer: &writer, guide, unchanged, window_bytes, progress, bad };
     let room = carry_room(&rule);
     let buffer = || AlignedBuffer::new(room + window_bytes);
     let done = workers::run(options.threads, grid.len(), progress, buffer, |buffer, number| {
@@ -461,7 +462,8 @@ mod tests {
         let source = source(bytes.len(), volumes, &[]);
         let roots = |device: &dyn ReadAt, threads, window| {
             let (_home, store) = small_store();
-            let captured = capture_once(&source, device, &store, &options(threads), None, window, &()).unwrap();
+            let captured =
+                capture_once(&source, device, &store, &options(threads), None, window, &()).unwrap();
             assert_eq!(all_bytes(&store, captured.image), bytes);
             let manifest = captured.manifest;
             let statistics = manifest.statistics;

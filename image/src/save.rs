@@ -29,7 +29,8 @@ pub fn save_overlay(
     let layout = Layout::read(&device, before.identity.logical_sector_bytes);
     // What was left out is zeros; it stays left out as long as nobody puts anything there.
     let still_out = |number: &u32| {
-        let place = |layout: &Layout| layout.volumes.iter().find(|it| it.number == *number).map(|it| it.extent);
+        let place =
+            |layout: &Layout| layout.volumes.iter().find(|it| it.number == *number).map(|it| it.extent);
         place(&layout).is_some_and(|now| Some(now) == place(&before.layout) && !is_touched(&written, now))
     };
     let excluded: Vec<u32> = before.excluded.iter().copied().filter(still_out).collect();
@@ -112,7 +113,8 @@ impl ReadAt for StillBad<'_> {
     fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), disk::Error> {
         let wanted = Extent { offset, bytes: buf.len() as u64 };
         if self.bad.iter().any(|bad| bad.overlaps(&wanted)) {
-            let (path, source) = ("overlay".into(), std::io::Error::other("it could not be read when the image was made"));
+            let (path, source) =
+                ("overlay".into(), std::io::Error::other("it could not be read when the image was made"));
             return Err(disk::Error::Unreadable { path, offset, bytes: wanted.bytes, source });
         }
         self.device.read_exact_at(offset, buf)
@@ -122,7 +124,8 @@ impl ReadAt for StillBad<'_> {
         let data = self.device.next_data(offset)?;
         // Bad ranges read as zeros, and so would be taken for holes.
         let bad = self.bad.iter().find(|bad| bad.end() > offset);
-        let bad = bad.map(|bad| Extent { offset: bad.offset.max(offset), bytes: bad.end() - bad.offset.max(offset) });
+        let bad = bad
+            .map(|bad| Extent { offset: bad.offset.max(offset), bytes: bad.end() - bad.offset.max(offset) });
         Ok(match (data, bad) {
             (Some(data), Some(bad)) if bad.offset < data.offset => Some(bad),
             (Some(data), Some(_)) => Some(data),
@@ -174,10 +177,15 @@ mod tests {
 
     /// Shape of an image: what lies where.
     fn runs_of(image: &StoredImage) -> Vec<String> {
-        image.runs(0, image.bytes()).unwrap().iter().map(|placed| match placed.run {
-            Run::Chunk(chunk) => format!("{} {}", placed.offset, chunk.id),
-            other => format!("{} {other:?}", placed.offset),
-        }).collect()
+        image
+            .runs(0, image.bytes())
+            .unwrap()
+            .iter()
+            .map(|placed| match placed.run {
+                Run::Chunk(chunk) => format!("{} {}", placed.offset, chunk.id),
+                other => format!("{} {other:?}", placed.offset),
+            })
+            .collect()
     }
 
     /// Counts what is read of the base.
@@ -228,10 +236,11 @@ mod tests {
     #[test]
     fn what_was_not_written_is_not_read() {
         let (_home, store) = small_store();
-            let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().unwrap();
         let bytes = disk_bytes(41, SIZE);
         let (captured, image) = capture_bytes(&store, &bytes);
-        let base = Arc::new(Counting(ImageReader::new(store.image(captured.image).unwrap()), AtomicU64::new(0)));
+        let base =
+            Arc::new(Counting(ImageReader::new(store.image(captured.image).unwrap()), AtomicU64::new(0)));
         let overlay = Overlay::temporary(base.clone(), SIZE as u64, folder.path()).unwrap();
         overlay.write_all_at(2_000_000, &random_bytes(1, 8192)).unwrap();
         base.1.store(0, Ordering::Relaxed);
@@ -239,7 +248,10 @@ mod tests {
         let segment_bytes = store.config().segment_bytes;
         let read = base.1.load(Ordering::Relaxed);
         // And the places of partition tables.
-        assert!(read < segment_bytes + (1 << 20), "{read} bytes of the base were read, segments have {segment_bytes}");
+        assert!(
+            read < segment_bytes + (1 << 20),
+            "{read} bytes of the base were read, segments have {segment_bytes}"
+        );
         assert!(saved.manifest.statistics.new_bytes < 300_000, "{:?}", saved.manifest.statistics);
         assert_eq!(saved.manifest.statistics.data_bytes + saved.manifest.statistics.zero_bytes, SIZE as u64);
     }
@@ -247,7 +259,7 @@ mod tests {
     #[test]
     fn what_could_not_be_read_stays_bad_until_it_is_written() {
         let (_home, store) = small_store();
-            let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().unwrap();
         let bytes = disk_bytes(42, SIZE);
         let bad = vec![extent(512 * 100, 512 * 4), extent(512 * 200, 512 * 16), extent(512 * 4000, 512)];
         let device = FaultDevice::new(MemoryDevice::new(bytes.clone()), bad);
@@ -264,7 +276,10 @@ mod tests {
 
     #[test]
     fn what_is_left_of_extents() {
-        let left = subtract(&[extent(0, 10), extent(20, 10), extent(40, 5)], &[extent(2, 3), extent(8, 14), extent(25, 1), extent(40, 9)]);
+        let left = subtract(
+            &[extent(0, 10), extent(20, 10), extent(40, 5)],
+            &[extent(2, 3), extent(8, 14), extent(25, 1), extent(40, 9)],
+        );
         assert_eq!(left, [extent(0, 2), extent(5, 3), extent(22, 3), extent(26, 4)]);
     }
 }

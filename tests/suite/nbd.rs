@@ -6,12 +6,13 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use tests::disks::{assert_same, noise};
-use tests::{cas, cas_ok, cas_path, command, run, sh, summary};
+use tests::{cas, cas_ok, command, run, sh, summary};
 
 const MIB: u64 = 1 << 20;
 
@@ -172,12 +173,23 @@ fn a_port_a_pipe_and_one_partition() {
     drop(silent);
 
     let piped = folder.path().join("piped.img");
-    let cas = cas_path().to_str().unwrap();
-    sh(&format!(
-        "CAS_STORE='{}' nbdcopy -- [ '{cas}' nbd {image} --stdio ] '{}'",
-        store.display(),
-        piped.display()
-    ));
+    let gate = folder.path().join("gate");
+    // Were it missing, nobody would ever connect below.
+    run("nbdcopy", &["--version"]);
+    let inetd = UnixListener::bind(&gate).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let uri = format!("nbd+unix:///?socket={}", gate.display());
+            run("nbdcopy", &["--connections=1", &uri, piped.to_str().unwrap()]);
+        });
+        let client = OwnedFd::from(inetd.accept().unwrap().0);
+        let mut server = command(&store);
+        server.args(["nbd", &image, "--stdio"]).stdin(client.try_clone().unwrap()).stdout(client);
+        let mut child = server.spawn().unwrap();
+        // Our own ends of the socket, so that the client's end is the end.
+        drop(server);
+        assert!(child.wait().unwrap().success());
+    });
     assert_same(&piped, &file);
 }
 
@@ -217,7 +229,17 @@ fn what_is_written_is_kept_and_becomes_an_image() {
 
     // Killed in the middle of writing: what was flushed before is there when it is opened again.
     let mut writer = Command::new("qemu-io")
-        .args(["-f", "raw", "-c", "write -P 0x42 80M 1M", "-c", "flush", "-c", "sleep 100000", served.uri("disk")])
+        .args([
+            "-f",
+            "raw",
+            "-c",
+            "write -P 0x42 80M 1M",
+            "-c",
+            "flush",
+            "-c",
+            "sleep 100000",
+            served.uri("disk"),
+        ])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -229,7 +251,10 @@ fn what_is_written_is_kept_and_becomes_an_image() {
     writer.wait().unwrap();
     assert!(Path::new(socket).exists(), "a killed server leaves its socket");
     let served = start();
-    let differs = run("qemu-io", &["-f", "raw", "-c", "read -P 0xa5 1M 64k", "-c", "read -P 0x99 95M 1M", served.uri("disk")]);
+    let differs = run(
+        "qemu-io",
+        &["-f", "raw", "-c", "read -P 0xa5 1M 64k", "-c", "read -P 0x99 95M 1M", served.uri("disk")],
+    );
     assert!(!differs.contains("failed"), "{differs}");
     run("qemu-io", &["-f", "raw", "-c", "write -z 80M 1M", served.uri("disk")]);
     run("qemu-img", &["compare", "-f", "raw", "-F", "raw", served.uri("disk"), expected.to_str().unwrap()]);
@@ -274,7 +299,7 @@ fn random_reads_by_many_are_right() {
         for seed in 0..6u64 {
             let (uri, plain) = (&uri, &plain);
             scope.spawn(move || {
-                let (mut commands, mut expected) = (Vec::new(), Vec::new());
+                let (mut commands, mut expected) = (Vec::new(), Vec::<u8>::new());
                 let mut at = seed * 7919 + 1;
                 for _ in 0..60 {
                     at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -321,8 +346,10 @@ fn damage_is_an_error_and_never_other_bytes() {
     let mut failed = 0;
     for at in (0..4).chain(48..60) {
         let read = format!("read -v {at}M 1M");
-        let output =
-            Command::new("qemu-io").args(["-r", "-f", "raw", "-c", &read, served.uri("disk")]).output().unwrap();
+        let output = Command::new("qemu-io")
+            .args(["-r", "-f", "raw", "-c", &read, served.uri("disk")])
+            .output()
+            .unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         if text.contains("read failed") || String::from_utf8_lossy(&output.stderr).contains("read failed") {
             failed += 1;
@@ -357,5 +384,42 @@ fn what_makes_no_sense_is_refused() {
     assert_eq!(fs::read_to_string(file).unwrap(), "here");
     let ran = cas(&store, &["nbd", &format!("{image}:9")]);
     assert!(ran.code == 2 && ran.stderr.contains("no such partition"), "{}", ran.stderr);
-    assert!(UnixStream::connect(folder.path().join("none")).is_err());
+}
+
+#[test]
+fn an_image_becomes_a_virtual_machines_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, store, image) = captured(folder.path());
+    for (format, more) in [
+        ("qcow2", &["--verify"][..]),
+        ("qcow2", &["--compress"]),
+        ("vhdx", &[]),
+        ("vmdk", &[]),
+        ("vdi", &[]),
+        ("raw", &[]),
+    ] {
+        let made = folder.path().join(format!("disk.{format}"));
+        let made = made.to_str().unwrap();
+        fs::remove_file(made).ok();
+        cas_ok(&store, &[&["export", &image, made, "--format", format], more].concat());
+        run("qemu-img", &["compare", "-f", "raw", "-F", format, file.to_str().unwrap(), made]);
+        assert!(allocated(Path::new(made)) < 40 * MIB, "{format}: {}", allocated(Path::new(made)));
+        if format != "vhdx" {
+            assert!(allocated(Path::new(made)) < 26 * MIB, "{format}: {}", allocated(Path::new(made)));
+        }
+    }
+    let part = folder.path().join("p2.raw");
+    cas_ok(&store, &["export", &format!("{image}:2"), part.to_str().unwrap(), "--format", "raw"]);
+    assert_eq!(fs::metadata(&part).unwrap().len(), 20 * MIB);
+    let refused = cas(&store, &["export", &image, part.to_str().unwrap(), "--format", "vdi"]);
+    assert!(refused.code == 5 && refused.stderr.contains("expected no file"), "{}", refused.stderr);
+    let other = folder.path().join("other.qcow2");
+    let missing = command(&store)
+        .args(["export", &image, other.to_str().unwrap(), "--format", "qcow2"])
+        .env("PATH", folder.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&missing.stderr);
+    assert!(missing.status.code() == Some(1) && text.contains("apt install qemu-utils"), "{text}");
+    assert!(!other.exists());
 }

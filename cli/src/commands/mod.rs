@@ -4,6 +4,7 @@ pub(crate) mod capture;
 pub(crate) mod completions;
 pub(crate) mod disks;
 pub(crate) mod exit_codes;
+pub(crate) mod export;
 pub(crate) mod forget;
 pub(crate) mod gc;
 pub(crate) mod images;

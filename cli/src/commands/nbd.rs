@@ -100,9 +100,11 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit> {
     context.signals.guard()?;
     if args.rw || !args.save {
         let exports = match &overlay {
-            Some(overlay) if args.rw => exports(&source, volume, |extent| Bytes::Writable(overlay.clone(), extent)),
-            Some(overlay) => exports(&source, volume, |extent| Bytes::ReadOnly(overlay.clone(), extent)),
-            None => exports(&source, volume, |extent| Bytes::ReadOnly(reader.clone(), extent)),
+            Some(overlay) if args.rw => {
+                exports_of(&source, volume, |extent| Bytes::Writable(overlay.clone(), extent))
+            }
+            Some(overlay) => exports_of(&source, volume, |extent| Bytes::ReadOnly(overlay.clone(), extent)),
+            None => exports_of(&source, volume, |extent| Bytes::ReadOnly(reader.clone(), extent)),
         };
         let exports = exports.ok_or_else(|| no_such_volume(&name, volume))?;
         serve(context, &args, Server::new(exports), &id.short()).context(title.clone())?;
@@ -113,13 +115,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit> {
 }
 
 /// What was written becomes an image; the overlay stays as it is.
-fn save(
-    context: &Context,
-    args: &Args,
-    store: &Store,
-    parent: ImageId,
-    overlay: &Overlay,
-) -> Result<Exit> {
+fn save(context: &Context, args: &Args, store: &Store, parent: ImageId, overlay: &Overlay) -> Result<Exit> {
     let parent = store.image(parent)?;
     let options = CaptureOptions {
         writer: WriterOptions { what: "capture".to_owned(), ..WriterOptions::default() },
@@ -173,18 +169,21 @@ fn check(args: &Args) -> Result<(String, Option<u32>)> {
         return Err(said.hint("name a file with --overlay; it is kept until you remove it").into());
     }
     if let Some(address) = args.listen.filter(|address| !address.ip().is_loopback() && !args.allow_remote) {
-        let text = format!("nbd: --listen {address}: expected an address of this machine alone, as 127.0.0.1");
+        let text =
+            format!("nbd: --listen {address}: expected an address of this machine alone, as 127.0.0.1");
         let hint = "there is no encryption and no password: use a tunnel (ssh -L), or say --allow-remote";
         return Err(Said::refused(text).hint(hint).into());
     }
     if args.stdio && io::stdin().is_terminal() {
         let said = Said::usage("nbd: --stdio: expected a client on standard input, found a terminal");
-        return Err(said.hint("clients start it themselves: nbdcopy [ cas nbd IMAGE --stdio ] disk.img").into());
+        return Err(said
+            .hint("inetd, ssh or socat start it: socat UNIX-LISTEN:s,fork EXEC:'cas nbd IMAGE --stdio'")
+            .into());
     }
     Ok((named.image, named.volume))
 }
 
-fn no_such_volume(image: &str, volume: Option<u32>) -> Said {
+pub(super) fn no_such_volume(image: &str, volume: Option<u32>) -> Said {
     let number = volume.unwrap_or(0);
     Said::usage(format!("{image}:{number}: no such partition")).hint("`cas show IMAGE` lists the partitions")
 }
@@ -210,7 +209,7 @@ fn open_overlay(args: &Args, image: ImageId, reader: &Arc<dyn ReadAt>) -> Result
 }
 
 /// A device and the part of it that is served.
-enum Bytes {
+pub(super) enum Bytes {
     ReadOnly(Arc<dyn ReadAt>, Extent),
     Writable(Arc<dyn WriteAt>, Extent),
 }
@@ -229,13 +228,19 @@ impl Bytes {
 }
 
 /// The whole disk and each partition, or the one that was named; `None` when there is no such partition.
-fn exports(source: &SourceInfo, volume: Option<u32>, bytes: impl Fn(Extent) -> Bytes) -> Option<Vec<Export>> {
+pub(super) fn exports_of(
+    source: &SourceInfo,
+    volume: Option<u32>,
+    bytes: impl Fn(Extent) -> Bytes,
+) -> Option<Vec<Export>> {
     let whole = Extent { offset: 0, bytes: source.bytes() };
     let mut exports = Vec::new();
     if volume.is_none_or(|number| number == 0) {
         exports.push(bytes(whole).export("disk", &source.identity.name));
     }
-    for found in source.layout.volumes.iter().filter(|found| volume.is_none_or(|number| number == found.number)) {
+    for found in
+        source.layout.volumes.iter().filter(|found| volume.is_none_or(|number| number == found.number))
+    {
         let content = found.content.as_ref();
         let kind = content.map(|content| content.kind.clone());
         let label = content.and_then(|content| content.label.clone()).or_else(|| found.name.clone());
@@ -246,9 +251,15 @@ fn exports(source: &SourceInfo, volume: Option<u32>, bytes: impl Fn(Extent) -> B
 }
 
 /// Tells of what clients could not be given.
-struct Failures<'a> {
+pub(super) struct Failures<'a> {
     context: &'a Context,
     count: AtomicU64,
+}
+
+impl<'a> Failures<'a> {
+    pub(super) fn new(context: &'a Context) -> Failures<'a> {
+        Failures { context, count: AtomicU64::new(0) }
+    }
 }
 
 impl Watcher for Failures<'_> {
@@ -269,7 +280,7 @@ impl Watcher for Failures<'_> {
 }
 
 fn serve(context: &Context, args: &Args, server: Server, image: &str) -> Result<()> {
-    let watcher = Failures { context, count: AtomicU64::new(0) };
+    let watcher = Failures::new(context);
     let stopped = || context.signals.stopped();
     if args.stdio {
         context.ui.give_stdout_away();
@@ -291,10 +302,15 @@ fn listen_place(args: &Args, image: &str) -> Result<Place> {
     }
     let path = match &args.socket {
         Some(path) => path.clone(),
-        None => runtime_folder()?.join(format!("nbd-{image}-{}.sock", std::process::id())),
+        None => private_socket(image)?,
     };
     // A client may be started elsewhere.
     Ok(Place::Unix(std::path::absolute(path)?))
+}
+
+/// A path that no other process uses.
+pub(super) fn private_socket(image: &str) -> Result<PathBuf> {
+    Ok(runtime_folder()?.join(format!("nbd-{image}-{}.sock", std::process::id())))
 }
 
 /// A folder for sockets that only this user can enter.
@@ -326,13 +342,20 @@ fn tell(context: &Context, args: &Args, server: &Server, listener: &Listener, im
     ui.say(format!("serving  image {image}{manner}"));
     for export in server.exports() {
         let size = show_bytes(export.size_bytes());
-        ui.say(format!("{:<8} {}  {size} {}", export.name(), listener.uri(export.name()), export.description()));
+        ui.say(format!(
+            "{:<8} {}  {size} {}",
+            export.name(),
+            listener.uri(export.name()),
+            export.description()
+        ));
     }
     if let Some(first) = server.exports().first() {
         let uri = listener.uri(first.name());
         ui.note(format!("nbdcopy '{uri}' disk.img"));
         ui.note(format!("qemu-img convert -O qcow2 '{uri}' disk.qcow2"));
-        ui.note("there is no encryption: for other machines, put a tunnel around it (ssh -L); Ctrl-C ends it");
+        ui.note(
+            "there is no encryption: for other machines, put a tunnel around it (ssh -L); Ctrl-C ends it",
+        );
     }
     let exports: Vec<_> = server
         .exports()

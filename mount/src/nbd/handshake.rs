@@ -52,8 +52,7 @@ pub(super) fn negotiate<'a>(
             Next::Option => {}
             Next::Leave => return Ok(None),
             Next::Serve(export) => {
-                let tells_allocation =
-                    talk.context_of.is_some_and(|chosen| std::ptr::eq(chosen, export));
+                let tells_allocation = talk.context_of.is_some_and(|chosen| std::ptr::eq(chosen, export));
                 return Ok(Some(Session { export, style: talk.style, tells_allocation }));
             }
         }

@@ -173,7 +173,9 @@ fn escape(bytes: &[u8], also_plain: &[u8]) -> String {
     let mut text = String::new();
     for byte in bytes {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => text.push(char::from(*byte)),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                text.push(char::from(*byte))
+            }
             byte if also_plain.contains(byte) => text.push(char::from(*byte)),
             byte => text.push_str(&format!("%{byte:02X}")),
         }

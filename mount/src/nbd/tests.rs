@@ -3,6 +3,8 @@
 //! Real clients (libnbd, qemu) judge in the suite of black-box tests.
 
 #![allow(clippy::big_endian_bytes)]
+// Sizes of a few megabytes.
+#![allow(clippy::cast_possible_truncation)]
 
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
@@ -114,7 +116,10 @@ impl Client {
         };
         if let Some(option) = option {
             assert_eq!(self.last(option, &[]), wire::REP_ACK);
-            assert_eq!(self.last(wire::OPT_SET_META_CONTEXT, &contexts(name, &["base:allocation"])), wire::REP_ACK);
+            assert_eq!(
+                self.last(wire::OPT_SET_META_CONTEXT, &contexts(name, &["base:allocation"])),
+                wire::REP_ACK
+            );
         }
         assert_eq!(self.last(wire::OPT_GO, &info(name, &[])), wire::REP_ACK);
     }
@@ -181,9 +186,8 @@ fn chunk(kind: u16, payload: &[u8]) -> Option<Said> {
                 _ => fields.u64(),
             };
             let count = if kind == 6 { fields.u32().unwrap() as usize } else { payload.len() / 8 };
-            let pairs: Vec<_> = (0..count)
-                .map(|_| (number(&mut fields).unwrap(), number(&mut fields).unwrap()))
-                .collect();
+            let pairs: Vec<_> =
+                (0..count).map(|_| (number(&mut fields).unwrap(), number(&mut fields).unwrap())).collect();
             assert!(fields.0.is_empty() && !pairs.is_empty());
             Some(Said::Status(pairs))
         }
@@ -300,13 +304,16 @@ fn holes_are_told_and_not_sent() {
                 .iter()
                 .map(|said| match said {
                     Said::Data(at, bytes) => (*at, bytes.len() as u64),
-                    Said::Hole(at, bytes) => (*at, 0 * bytes),
+                    Said::Hole(at, _) => (*at, 0),
                     other => panic!("{other:?}"),
                 })
                 .collect();
             assert_eq!(kinds, [(150_000, 0), (200_000, 100_000), (300_000, 0)]);
             client.ask(wire::CMD_BLOCK_STATUS, 0, 150_000, 200_000);
-            assert_eq!(client.reply(150_000, 0), [Said::Status(vec![(50_000, 3), (100_000, 0), (50_000, 3)])]);
+            assert_eq!(
+                client.reply(150_000, 0),
+                [Said::Status(vec![(50_000, 3), (100_000, 0), (50_000, 3)])]
+            );
             client.ask(wire::CMD_BLOCK_STATUS, wire::CMD_FLAG_REQ_ONE, 250_000, 200_000);
             assert_eq!(client.reply(250_000, 0), [Said::Status(vec![(50_000, 0)])]);
         });
@@ -327,8 +334,13 @@ fn exports_are_listed_and_described() {
         let all = client.option(wire::OPT_LIST_META_CONTEXT, &contexts("disk", &[]));
         assert_eq!(all[0].0, wire::REP_ERR_INVALID);
         assert_eq!(client.last(wire::OPT_STRUCTURED_REPLY, &[]), wire::REP_ACK);
-        for (queries, found) in [(&[][..], 1), (&["base:"], 1), (&["x:y", "base:allocation"], 1), (&["x:y"], 0)] {
-            assert_eq!(client.option(wire::OPT_LIST_META_CONTEXT, &contexts("disk", queries)).len(), found + 1);
+        for (queries, found) in
+            [(&[][..], 1), (&["base:"], 1), (&["x:y", "base:allocation"], 1), (&["x:y"], 0)]
+        {
+            assert_eq!(
+                client.option(wire::OPT_LIST_META_CONTEXT, &contexts("disk", queries)).len(),
+                found + 1
+            );
         }
         assert_eq!(client.last(wire::OPT_GO, &info("p2", &[])), wire::REP_ERR_UNKNOWN);
         assert_eq!(client.last(wire::OPT_STARTTLS, &[]), wire::REP_ERR_POLICY);
@@ -436,7 +448,10 @@ fn what_cannot_be_read_is_an_error_and_the_rest_is_right() {
                 let before = &said[..said.len() - 1];
                 assert!(assembled(before, 500_000, at - 500_000) == plain[500_000..at as usize]);
             }
-            assert_eq!(client.read(0, 2_000_512, 3), [Said::Data(2_000_512, plain[2_000_512..2_000_515].to_vec())]);
+            assert_eq!(
+                client.read(0, 2_000_512, 3),
+                [Said::Data(2_000_512, plain[2_000_512..2_000_515].to_vec())]
+            );
         });
         let seen = seen.0.into_inner().unwrap();
         assert!(seen.len() == 1 && seen[0].contains("disk"), "{seen:?}");
