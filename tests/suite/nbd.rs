@@ -228,18 +228,12 @@ fn what_is_written_is_kept_and_becomes_an_image() {
     assert!(allocated(Path::new(overlay)) < 3 * MIB);
 
     // Killed in the middle of writing: what was flushed before is there when it is opened again.
-    let mut writer = Command::new("qemu-io")
-        .args([
-            "-f",
-            "raw",
-            "-c",
-            "write -P 0x42 80M 1M",
-            "-c",
-            "flush",
-            "-c",
-            "sleep 100000",
-            served.uri("disk"),
-        ])
+    let until_killed = ["-c", "write -P 0x42 80M 1M", "-c", "flush", "-c", "sleep 100000"];
+    // Into a pipe it would tell only in the end.
+    let mut writer = Command::new("stdbuf")
+        .args(["-oL", "qemu-io", "-f", "raw"])
+        .args(until_killed)
+        .arg(served.uri("disk"))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
