@@ -366,6 +366,7 @@ fn what_makes_no_sense_is_refused() {
     for (more, code, text) in [
         (&["--listen", "0.0.0.0:0"][..], 5, "this machine alone"),
         (&["--save"], 2, "--save needs --overlay"),
+        (&["--save", "--overlay", "/none/there"], 1, "found nothing"),
         (&["--socket", file], 1, "expected nothing or a socket"),
         (&["--rw", "--overlay", file], 5, "overlay"),
         (&["--stdio", "--listen", "0"], 2, "cannot be used with"),

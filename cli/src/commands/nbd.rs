@@ -13,7 +13,7 @@ use crate::units::show_bytes;
 use crate::{catalog, place};
 use anyhow::{Context as _, Result};
 use disk::{Extent, ReadAt, Section, WriteAt};
-use image::{CaptureOptions, ImageReader, Overlay, SourceInfo};
+use image::{CaptureOptions, Captured, ImageReader, Overlay, SourceInfo};
 use jiff::Timestamp;
 use mount::nbd::{Event, Export, Listener, Place, Server, Watcher};
 use serde_json::json;
@@ -137,25 +137,36 @@ fn save(context: &Context, args: &Args, store: &Store, parent: ImageId, overlay:
             image::save_overlay(overlay, &parent, store, &options, &meter)
         })
         .context(title.clone())?;
+    Ok(report_saved(context, overlay, parent.id(), &captured, started))
+}
+
+fn report_saved(
+    context: &Context,
+    overlay: &Overlay,
+    parent: ImageId,
+    captured: &Captured,
+    started: Instant,
+) -> Exit {
     let statistics = &captured.manifest.statistics;
     let written: u64 = overlay.written().iter().map(|extent| extent.bytes).sum();
     let (new, stored) = (show_bytes(statistics.new_bytes), show_bytes(statistics.new_stored_bytes));
     context.ui.say(format!("{:<13} {}", "image", captured.image));
-    context.ui.say(format!("{:<13} {}", "parent", parent.id()));
+    context.ui.say(format!("{:<13} {}", "parent", parent));
     context.ui.say(format!("{:<13} {}", "written", show_bytes(written)));
     context.ui.say(format!("{:<13} {new}, stored as {stored}", "new"));
     context.ui.event(
         "summary",
         json!({
             "image": captured.image.to_string(),
-            "parent": parent.id().to_string(),
+            "parent": parent.to_string(),
             "written_bytes": written,
             "new_bytes": statistics.new_bytes,
             "stored_bytes": statistics.new_stored_bytes,
+            "bad_bytes": statistics.bad_bytes,
             "seconds": started.elapsed().as_secs_f64(),
         }),
     );
-    Ok(Exit::Done)
+    if statistics.bad_bytes > 0 { Exit::Incomplete } else { Exit::Done }
 }
 
 /// What makes no sense, before anything is opened; the image's name and the volume.
@@ -167,6 +178,10 @@ fn check(args: &Args) -> Result<(String, Option<u32>)> {
     if args.save && args.overlay.is_none() {
         let said = Said::usage("nbd: --save needs --overlay: an overlay is what is saved");
         return Err(said.hint("name a file with --overlay; it is kept until you remove it").into());
+    }
+    if let Some(file) = args.overlay.as_ref().filter(|file| !args.rw && !file.exists()) {
+        let said = Said::new(Exit::Failed, format!("{}: expected an overlay, found nothing", file.display()));
+        return Err(said.hint("with --rw it is made").into());
     }
     if let Some(address) = args.listen.filter(|address| !address.ip().is_loopback() && !args.allow_remote) {
         let text =

@@ -19,6 +19,9 @@ use super::{Device, Event, PAYLOAD_BYTES_MAX, Watcher};
 const PIECE: usize = 1 << 20;
 const PIECE_BYTES: u64 = PIECE as u64;
 
+/// Shorter reads are not split into data and holes: to ask where the holes are would cost more than to send zeros.
+const SPLIT_BYTES_MIN: u64 = 32 << 10;
+
 /// What a thread keeps from reply to reply: a piece that was begun, one more, and their heads.
 const OUTBOX_BYTES_MAX: usize = 2 * PIECE + 4096;
 
@@ -278,7 +281,7 @@ impl Transmission<'_> {
     fn read(&self, request: &Request, out: &mut Outbox) -> io::Result<()> {
         let style = self.session.style;
         let end = request.offset + request.bytes;
-        let is_whole = request.flags & wire::CMD_FLAG_DF != 0;
+        let is_whole = request.flags & wire::CMD_FLAG_DF != 0 || request.bytes < SPLIT_BYTES_MIN;
         let mut at = request.offset;
         while at < end {
             let stretch = if is_whole { Ok((true, end)) } else { self.stretch(at, end) };
