@@ -107,6 +107,7 @@ fn words_every_verb_of_the_help_has_a_help() {
 fn words_the_help_lists_only_verbs_that_work() {
     let shelf = Shelf::new();
     let (disk, other, target) = (shelf.path("disk.img"), shelf.path("other"), shelf.path("target"));
+    let exported = shelf.path("exported");
     let tries: &[&[&str]] = &[
         &["init", &other],
         &["capture", &disk],
@@ -115,6 +116,9 @@ fn words_the_help_lists_only_verbs_that_work() {
         &["disks"],
         &["restore", "latest", &target],
         &["verify", "latest"],
+        &["export", "latest", &exported, "--format", "raw"],
+        // Nobody is at the other end.
+        &["nbd", "latest", "--stdio"],
         &["scrub"],
         &["forget", &shelf.images[0]],
         &["undelete", &shelf.images[0]],
