@@ -52,10 +52,24 @@ pub(crate) enum Verb {
     Images(commands::images::Args),
     /// Show everything about an image
     Show(commands::show::Args),
+    /// List the volumes of an image, or the files in one
+    Ls(commands::ls::Args),
+    /// Write a file of an image to standard output
+    Cat(commands::cat::Args),
+    /// Take files out of an image, into a folder or an archive
+    Extract(commands::extract::Args),
+    /// Find files in images by name
+    Find(commands::find::Args),
     /// List the disks of this machine, and the last image of each
     Disks(commands::disks::Args),
     /// Write an image to a disk, partition, file or stream
     Restore(commands::restore::Args),
+    /// Show what a restore would make of a target, before and after, and write nothing
+    Plan(commands::plan::Args),
+    /// Copy a disk right onto others, without a store
+    Clone(commands::clone::Args),
+    /// Show images as folders of files: each disk, its partitions, and what is in them
+    Mount(commands::mount::Args),
     /// Check that an image can be read whole, or that a device holds it
     Verify(commands::verify::Args),
     /// Write an image as a virtual machine's disk file: qcow2, vhdx, vmdk, vdi or raw
@@ -114,6 +128,9 @@ mod tests {
             "show",
             "disks",
             "restore",
+            "plan",
+            "clone",
+            "mount",
             "verify",
             "export",
             "nbd",
@@ -124,13 +141,17 @@ mod tests {
             "gc",
             "stats",
             "index",
+            "ls",
+            "cat",
+            "extract",
+            "find",
             "completions",
             "[alias: backup]",
             "[alias: list]",
         ] {
             assert!(help.contains(verb), "{verb}");
         }
-        for verb in ["clone", "mount", "extract", "  man", "  exit-codes", "  key", "  web"] {
+        for verb in ["  man", "  exit-codes", "  key", "  web"] {
             assert!(!help.contains(verb), "{verb}");
         }
     }

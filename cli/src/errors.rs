@@ -77,6 +77,12 @@ fn judge(link: &(dyn StdError + 'static)) -> Option<Judgement> {
     if let Some(error) = link.downcast_ref::<image::Error>() {
         return of_image(error);
     }
+    if let Some(error) = link.downcast_ref::<image::BrowseError>() {
+        return of_browsing(error);
+    }
+    if let Some(error) = link.downcast_ref::<disk::files::FilesError>() {
+        return of_files(error);
+    }
     if let Some(error) = link.downcast_ref::<store::Error>() {
         return Some(of_store(error));
     }
@@ -92,6 +98,35 @@ fn exit_of_naming(error: &NamingError) -> Exit {
         | NamingError::MalformedPlace { .. }
         | NamingError::PartNotBuilt { .. } => Exit::Usage,
         _ => Exit::Failed,
+    }
+}
+
+fn of_browsing(error: &image::BrowseError) -> Option<Judgement> {
+    use image::BrowseError as E;
+    let told = |exit, hint: &str| Some((exit, Some(hint.to_owned())));
+    match error {
+        E::NoSuchVolume { .. } => told(Exit::Usage, "`cas ls IMAGE` lists the volumes"),
+        E::LeftOut { .. } => told(Exit::Failed, "another image may have it: `cas images`"),
+        E::NoReader { .. } => told(Exit::Failed, "restore it to a file, and mount that"),
+        E::NotFound { .. } => told(Exit::Failed, "`cas ls` lists a folder, `cas find` looks for a name"),
+        // The cause says more.
+        _ => None,
+    }
+}
+
+fn of_files(error: &disk::files::FilesError) -> Option<Judgement> {
+    use disk::files::FilesError as E;
+    match error {
+        E::Damaged { .. } => {
+            let hint = "the filesystem was damaged when the image was made, or was in use; the disk's fsck knows more";
+            Some((Exit::Damage, Some(hint.to_owned())))
+        }
+        E::Unsupported { .. } => {
+            Some((Exit::Failed, Some("restore it to a file, and mount that".to_owned())))
+        }
+        E::WrongKind { .. } | E::NotFound { .. } => Some((Exit::Failed, None)),
+        // The image or the store says more.
+        _ => None,
     }
 }
 

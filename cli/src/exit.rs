@@ -36,6 +36,17 @@ const TABLE: [(Exit, u8, &str); 12] = [
 ];
 
 impl Exit {
+    /// Of two ends of one command, the one that says more is wrong.
+    pub(crate) fn worse(self, other: Exit) -> Exit {
+        let rank = |exit: Exit| match exit {
+            Exit::Done => 0,
+            Exit::Incomplete => 1,
+            Exit::Damage => 2,
+            _ => 3,
+        };
+        if rank(other) > rank(self) { other } else { self }
+    }
+
     /// The number that the shell sees.
     pub(crate) fn code(self) -> u8 {
         let row = TABLE.iter().find(|(exit, _, _)| *exit == self);

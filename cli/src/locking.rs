@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const RETRY_EVERY: Duration = Duration::from_millis(300);
 
 /// The option of every command that writes.
-#[derive(Clone, Copy, Debug, clap::Args)]
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub(crate) struct LockWait {
     /// How long to wait for another process that writes to the store, e.g. 10m
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = units::parse_duration)]

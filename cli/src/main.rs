@@ -6,20 +6,25 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod arranged;
 mod catalog;
 mod commands;
 mod confirm;
 mod errors;
 mod exit;
+mod inside;
 mod interrupt;
+mod layout;
 mod locking;
 mod naming;
 mod picture;
 mod place;
 mod progress;
 mod table;
+mod target;
 mod ui;
 mod units;
+mod workshop;
 
 use crate::args::{Cli, Context, Verb};
 use crate::exit::Exit;
@@ -50,10 +55,17 @@ fn run(cli: Cli, ui: &Arc<Ui>) -> anyhow::Result<Exit> {
     match cli.verb {
         Verb::Init(args) => commands::init::run(&context, args),
         Verb::Capture(args) => commands::capture::run(&context, args),
+        Verb::Ls(args) => commands::ls::run(&context, args),
+        Verb::Cat(args) => commands::cat::run(&context, args),
+        Verb::Extract(args) => commands::extract::run(&context, args),
+        Verb::Find(args) => commands::find::run(&context, args),
         Verb::Images(args) => commands::images::run(&context, args),
         Verb::Show(args) => commands::show::run(&context, args),
         Verb::Disks(args) => commands::disks::run(&context, args),
         Verb::Restore(args) => commands::restore::run(&context, args),
+        Verb::Plan(args) => commands::plan::run(&context, args),
+        Verb::Clone(args) => commands::clone::run(&context, args),
+        Verb::Mount(args) => commands::mount::run(&context, args),
         Verb::Verify(args) => commands::verify::run(&context, args),
         Verb::Export(args) => commands::export::run(&context, args),
         Verb::Nbd(args) => commands::nbd::run(&context, args),

@@ -156,14 +156,14 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn dashed(uuid: &[u8; 16]) -> String {
+pub(crate) fn dashed(uuid: &[u8; 16]) -> String {
     let [a0, a1, a2, a3, b0, b1, c0, c1, d0, d1, rest @ ..] = uuid;
     let parts = [&[*a0, *a1, *a2, *a3][..], &[*b0, *b1], &[*c0, *c1], &[*d0, *d1], rest];
     parts.map(hex).join("-")
 }
 
 /// `1A2B-3C4D`: FAT and exFAT.
-fn serial(number: u32) -> String {
+pub(crate) fn serial(number: u32) -> String {
     let [a, b, c, d] = number.to_le_bytes();
     format!("{d:02X}{c:02X}-{b:02X}{a:02X}")
 }

@@ -8,7 +8,9 @@
     deny(clippy::arithmetic_side_effects, clippy::as_conversions, clippy::indexing_slicing)
 )]
 
+pub mod arrange;
 mod assembled;
+pub mod boot;
 mod content;
 mod device;
 mod double;
@@ -24,6 +26,7 @@ mod system;
 mod table;
 #[cfg(test)]
 mod testing;
+pub mod tools;
 mod uses;
 
 pub use assembled::Assembled;

@@ -30,7 +30,7 @@ pub(crate) struct LoopStatus {
     pub(crate) rdev: u64,
 }
 
-/// Sixteen random bytes, for a new identity.
+/// A random UUID (RFC 9562 §5.4), for a new identity.
 ///
 /// # Panics
 /// On a kernel older than 3.17, which has no random numbers to give.
@@ -40,11 +40,15 @@ pub fn random_id() -> [u8; 16] {
     loop {
         match rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty()) {
             // So few bytes come in one piece.
-            Ok(_) => return id,
+            Ok(_) => break,
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => panic!("getrandom: {error}"),
         }
     }
+    let [.., version, _, variant, _, _, _, _, _, _, _] = &mut id;
+    *version = *version & 0x0f | 0x40;
+    *variant = *variant & 0x3f | 0x80;
+    id
 }
 
 impl System {

@@ -87,6 +87,12 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        Command::new("umount").arg(&self.0).status().ok();
+        // Busy for a moment, when another thread's child still has what it inherited.
+        for _ in 0..100 {
+            let umount = Command::new("umount").arg(&self.0).stderr(Stdio::null()).status();
+            if umount.is_ok_and(|status| status.success()) {
+                break;
+            }
+        }
     }
 }

@@ -356,15 +356,16 @@ fn keep_carry(buffer: &mut [u8], room: usize, end: usize, carry: usize) {
     buffer.copy_within(end - carry..end, room - carry);
 }
 
+/// A stretch of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Piece {
+pub(crate) enum Piece {
     Data(Extent),
     Hole(Extent),
 }
 
 /// What of a window must be read, and what is a hole. Borders are widened to whole blocks of the segment's grid, so that
 /// holes give the runs that zeros would (I4).
-fn pieces(device: &dyn ReadAt, segment: Extent, window: Extent) -> Result<Vec<Piece>, Error> {
+pub(crate) fn pieces(device: &dyn ReadAt, segment: Extent, window: Extent) -> Result<Vec<Piece>, Error> {
     let floor = |offset: u64| segment.offset + (offset - segment.offset) / BLOCK_BYTES * BLOCK_BYTES;
     let ceil = |offset: u64| segment.offset + (offset - segment.offset).next_multiple_of(BLOCK_BYTES);
     let mut pieces = Vec::new();

@@ -106,6 +106,11 @@ impl Concern {
         }
     }
 
+    /// Whether it matters only where something is stored.
+    pub fn is_about_store(&self) -> bool {
+        matches!(self, Concern::StoreOnSource { .. } | Concern::StoreOnSameDisk { .. })
+    }
+
     /// The option that would let the capture go on; `None` when nothing does, or nothing is needed.
     pub fn override_option(&self) -> Option<String> {
         match self {
@@ -215,7 +220,7 @@ pub(crate) fn existing(path: &Path) -> PathBuf {
 }
 
 /// `sda1` is part of `sda`, `nvme0n1p2` of `nvme0n1`: the kernel puts a `p` between when the disk's name ends in a digit.
-fn disk_of_partition(name: &str) -> &str {
+pub(crate) fn disk_of_partition(name: &str) -> &str {
     let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
     match stem.strip_suffix('p') {
         Some(disk) if disk.ends_with(|c: char| c.is_ascii_digit()) => disk,

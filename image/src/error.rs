@@ -181,6 +181,34 @@ pub enum Error {
         /// What is wrong with it.
         problem: OverlayProblem,
     },
+    /// The wishes can't be met on this target.
+    #[error(transparent)]
+    Unfit(#[from] disk::arrange::Unfit),
+    /// A volume's content can't be moved to sectors of another size.
+    #[error("partition {number}")]
+    SectorBound {
+        /// Which.
+        number: u32,
+        /// Why not.
+        source: disk::SectorBound,
+    },
+    /// A filesystem's own tool failed; neither source nor target was written to.
+    #[error(transparent)]
+    Tool(#[from] disk::tools::ToolError),
+    /// A volume can't be shown to the tools as a file.
+    #[error("work folder: show a volume as a file")]
+    Show {
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A tool worked on a volume that could not be read or written behind its back.
+    #[error("partition {number}, as shown to a filesystem's tool: {failure}")]
+    Shown {
+        /// Which.
+        number: u32,
+        /// The first failure.
+        failure: String,
+    },
     /// Interrupted by the person; nothing is half-published.
     #[error("interrupted")]
     Interrupted,
@@ -212,6 +240,10 @@ pub enum Family {
 }
 
 impl Error {
+    pub(crate) fn show(source: Box<dyn std::error::Error + Send + Sync>) -> Error {
+        Error::Show { source }
+    }
+
     /// The family; for `Store` and `Disk` the error inside knows better.
     pub fn family(&self) -> Family {
         match self {
@@ -235,11 +267,14 @@ impl Error {
                     Family::Damaged
                 }
             },
-            Error::NoSuchVolume { .. }
+            Error::Unfit(_)
+            | Error::SectorBound { .. }
+            | Error::NoSuchVolume { .. }
             | Error::Refused { .. }
             | Error::TargetChanged { .. }
             | Error::TargetSizeChanged { .. } => Family::Refused,
-            Error::SegmentBytes { .. } | Error::Rule { .. } => Family::Unsupported,
+            Error::SegmentBytes { .. } | Error::Rule { .. } | Error::Tool(_) => Family::Unsupported,
+            Error::Show { .. } | Error::Shown { .. } => Family::Io,
             Error::SourceInfo { .. } | Error::Regions { .. } => Family::Damaged,
             Error::Interrupted => Family::Interrupted,
         }

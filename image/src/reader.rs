@@ -4,17 +4,20 @@
 //! ranges and volumes that were left out all read as zeros, and [`ImageReader::bad_extents`] tells the bad ones.
 //! Memory is bounded whatever is read. Needs no index and no lock. Knows nothing of filesystems.
 
+use std::error::Error;
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use disk::{Extent, ReadAt};
 use lru::LruCache;
 use store::{ChunkId, PlacedRun, Run, StoredChunk, StoredImage};
 
+use crate::SourceInfo;
 use crate::segment::in_memory;
 use crate::source::intersect;
-use crate::{Error, SourceInfo};
 
 /// Decoded chunks kept: enough for the metadata that a filesystem reads again and again while it is browsed.
 const CACHE_BYTES: usize = 64 << 20;
@@ -25,10 +28,18 @@ const RUNS_BYTES: u64 = 4 << 20;
 /// Lists of runs kept; each has some hundred entries, a full list (4 MiB in 512-byte chunks) takes 1 MiB.
 const RUN_LISTS_MAX: NonZeroUsize = NonZeroUsize::new(32).unwrap();
 
+/// What the store could not give is remembered for so long: finding out looks through all packs, and who reads around a
+/// damaged chunk asks for it dozens of times. Later, a copy may have come.
+const LOST_TIME: Duration = Duration::from_secs(60);
+
+/// So many of them, some 200 bytes each.
+const LOST_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
 /// Reads a stored image; shared by any number of threads.
 pub struct ImageReader {
     image: StoredImage,
     sector_bytes: u32,
+    lost: Mutex<LruCache<Lost, (Instant, Arc<store::Error>)>>,
     chunks: Mutex<ChunkCache>,
     runs: Mutex<LruCache<u64, Arc<Vec<PlacedRun>>>>,
 }
@@ -38,8 +49,8 @@ impl ImageReader {
     pub fn new(image: StoredImage) -> ImageReader {
         let sector_bytes = SourceInfo::from_manifest(image.manifest())
             .map_or(512, |info| info.identity.logical_sector_bytes.max(512));
-        let runs = Mutex::new(LruCache::new(RUN_LISTS_MAX));
-        ImageReader { image, sector_bytes, chunks: Mutex::new(ChunkCache::new(CACHE_BYTES)), runs }
+        let (runs, lost) = (Mutex::new(LruCache::new(RUN_LISTS_MAX)), Mutex::new(LruCache::new(LOST_MAX)));
+        ImageReader { image, sector_bytes, lost, chunks: Mutex::new(ChunkCache::new(CACHE_BYTES)), runs }
     }
 
     /// The image behind.
@@ -48,29 +59,31 @@ impl ImageReader {
     }
 
     /// What of an extent could not be read from the source, and so reads as zeros.
-    pub fn bad_extents(&self, extent: Extent) -> Result<Vec<Extent>, Error> {
+    pub fn bad_extents(&self, extent: Extent) -> Result<Vec<Extent>, crate::Error> {
         let info = SourceInfo::from_manifest(self.image.manifest())?;
         Ok(info.bad_ranges.iter().filter_map(|range| intersect(*range, extent)).collect())
     }
 
-    /// The runs that overlap one step of [`RUNS_BYTES`].
-    fn runs(&self, step: u64) -> Result<Arc<Vec<PlacedRun>>, store::Error> {
+    /// The runs that overlap one step of [`RUNS_BYTES`]; `extent` is where they are wanted.
+    fn runs(&self, step: u64, extent: Extent) -> Result<Arc<Vec<PlacedRun>>, disk::Error> {
         let mut lists = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runs) = lists.get(&step) {
             return Ok(runs.clone());
         }
         // Not while holding the lock: it may take a round trip to a remote store.
         drop(lists);
+        self.check_lost(Lost::Runs(step), extent)?;
         let offset = step * RUNS_BYTES;
         let bytes = RUNS_BYTES.min(self.image.bytes() - offset);
-        let runs = Arc::new(self.image.runs(offset, bytes)?);
+        let runs = self.image.runs(offset, bytes);
+        let runs = Arc::new(runs.map_err(|error| self.lose(Lost::Runs(step), extent, error))?);
         self.runs.lock().unwrap_or_else(PoisonError::into_inner).put(step, runs.clone());
         Ok(runs)
     }
 
     /// Fills the part of `buf`, which begins at `offset`, that lies in one step.
     fn read_step(&self, step: u64, part: Extent, offset: u64, buf: &mut [u8]) -> Result<(), disk::Error> {
-        let runs = self.runs(step).map_err(|error| self.foreign(part, error))?;
+        let runs = self.runs(step, part)?;
         let mut missing: Vec<(StoredChunk, Extent)> = Vec::new();
         for placed in runs.iter() {
             let whole = Extent { offset: placed.offset, bytes: placed.run.bytes() };
@@ -83,15 +96,50 @@ impl ImageReader {
                 },
             }
         }
-        let wanted: Vec<StoredChunk> = missing.iter().map(|(chunk, _)| *chunk).collect();
-        for ((chunk, whole), plain) in missing.into_iter().zip(self.image.fetch(&wanted)) {
-            let plain = Arc::new(plain.map_err(|error| self.foreign(whole, error))?);
-            if let Some(wanted) = intersect(whole, part) {
-                copy(&plain, whole, wanted, offset, buf);
-            }
-            self.chunks.lock().unwrap_or_else(PoisonError::into_inner).put(chunk.id, plain);
+        for (chunk, whole) in &missing {
+            self.check_lost(Lost::Chunk(chunk.id), *whole)?;
         }
-        Ok(())
+        let wanted: Vec<StoredChunk> = missing.iter().map(|(chunk, _)| *chunk).collect();
+        let mut result = Ok(());
+        for ((chunk, whole), plain) in missing.into_iter().zip(self.image.fetch(&wanted)) {
+            match plain {
+                Ok(plain) => {
+                    let plain = Arc::new(plain);
+                    if let Some(wanted) = intersect(whole, part) {
+                        copy(&plain, whole, wanted, offset, buf);
+                    }
+                    self.chunks.lock().unwrap_or_else(PoisonError::into_inner).put(chunk.id, plain);
+                }
+                // The others are kept nevertheless: who reads around this one will want them.
+                Err(error) => {
+                    let error = self.lose(Lost::Chunk(chunk.id), whole, error);
+                    result = result.and(Err(error));
+                }
+            }
+        }
+        result
+    }
+
+    /// Remembers what is damaged. A store that can't be reached now may be there in a moment.
+    fn lose(&self, lost: Lost, extent: Extent, error: store::Error) -> disk::Error {
+        if error.family() != store::Family::Damaged {
+            return self.foreign(extent, error);
+        }
+        let error = Arc::new(error);
+        let entry = (Instant::now(), error.clone());
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).put(lost, entry);
+        self.foreign(extent, StillLost(error))
+    }
+
+    /// An error when the store could not give this a moment ago.
+    fn check_lost(&self, lost: Lost, extent: Extent) -> Result<(), disk::Error> {
+        let mut known = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.get(&lost) {
+            Some((since, error)) if since.elapsed() < LOST_TIME => {
+                Err(self.foreign(extent, StillLost(error.clone())))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn cached(&self, id: &ChunkId) -> Option<Arc<Vec<u8>>> {
@@ -102,10 +150,48 @@ impl ImageReader {
         PathBuf::from(format!("image {}", self.image.id().short()))
     }
 
-    fn foreign(&self, extent: Extent, source: store::Error) -> disk::Error {
+    fn foreign(&self, extent: Extent, source: impl Error + Send + Sync + 'static) -> disk::Error {
         let Extent { offset, bytes } = extent;
         disk::Error::Foreign { path: self.name(), offset, bytes, source: Box::new(source) }
     }
+}
+
+/// What of an image can be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Lost {
+    /// Bytes.
+    Chunk(ChunkId),
+    /// The runs of the step with this number, a table being damaged.
+    Runs(u64),
+}
+
+/// An error that is given more than once.
+#[derive(Debug)]
+struct StillLost(Arc<store::Error>);
+
+impl fmt::Display for StillLost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the store can't give this part of the image")
+    }
+}
+
+impl Error for StillLost {
+    /// The store's error itself, not the pointer to it: who looks for one must find it.
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.0)
+    }
+}
+
+/// What the store said, where a device failed because it stands on an image.
+pub(crate) fn store_error(error: &disk::Error) -> Option<&store::Error> {
+    let mut link = error.source();
+    while let Some(error) = link {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        link = error.source();
+    }
+    None
 }
 
 /// The part of `buf`, which begins at `offset`, that `extent` covers.
@@ -149,7 +235,7 @@ impl ReadAt for ImageReader {
             let step = at / RUNS_BYTES;
             let end = ((step + 1) * RUNS_BYTES).min(self.size_bytes());
             let rest = Extent { offset: at, bytes: end - at };
-            let runs = self.runs(step).map_err(|error| self.foreign(rest, error))?;
+            let runs = self.runs(step, rest)?;
             let mut data: Option<Extent> = None;
             let mut next = end;
             for placed in runs.iter() {
@@ -207,7 +293,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{capture_bytes, disk_bytes, small_store};
+    use crate::testing::{capture_bytes, damaged_store, disk_bytes, random_bytes, small_store};
 
     #[test]
     fn any_extent_reads_as_the_plain_bytes() {
@@ -242,6 +328,25 @@ mod tests {
         }
         assert!(bytes[in_memory(at)..].iter().all(|byte| *byte == 0));
         assert!(zeros > 7_000_000);
+    }
+
+    #[test]
+    fn what_is_lost_is_told_again_and_its_neighbours_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = random_bytes(32, 3 << 20);
+        let (_store, image) = damaged_store(folder.path(), &bytes, 1 << 20);
+        let reader = ImageReader::new(image);
+        let mut buf = vec![0; bytes.len()];
+        for _ in 0..2 {
+            let error = reader.read_exact_at(0, &mut buf).unwrap_err();
+            assert_eq!(store_error(&error).unwrap().family(), store::Family::Damaged);
+            let disk::Error::Foreign { offset, bytes: lost_bytes, .. } = error else { panic!("{error}") };
+            let (from, to) = (in_memory(offset), in_memory(offset + lost_bytes));
+            reader.read_exact_at(0, &mut buf[..from]).unwrap();
+            reader.read_exact_at(to as u64, &mut buf[to..]).unwrap();
+            assert!(buf[..from] == bytes[..from] && buf[to..] == bytes[to..]);
+        }
+        assert_eq!(reader.lost.lock().unwrap().len(), 1);
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl<'a> Rescuer<'a> {
         if self.progress.cancelled() {
             return Err(Error::Interrupted);
         }
-        match self.split(offset, buf.len()) {
+        match middle(offset, buf.len(), self.sector_bytes()) {
             Some(middle) => {
                 let (first, second) = buf.split_at_mut(middle);
                 self.read_or_split(offset, first, bad)?;
@@ -78,15 +78,6 @@ impl<'a> Rescuer<'a> {
             }
             None => self.retry(offset, buf, error, bad),
         }
-    }
-
-    /// Where to split: `None` when the range lies in one sector.
-    fn split(&self, offset: u64, bytes: usize) -> Option<usize> {
-        let sector = self.sector_bytes();
-        let end = offset + bytes as u64;
-        let middle = (offset + bytes as u64 / 2).next_multiple_of(sector);
-        let middle = if middle < end { middle } else { (end - 1) / sector * sector };
-        (offset < middle && middle < end).then(|| in_memory(middle - offset))
     }
 
     /// The last tries for one sector.
@@ -138,6 +129,14 @@ impl<'a> Rescuer<'a> {
     fn sector_bytes(&self) -> u64 {
         u64::from(self.device.sector_bytes()).max(1)
     }
+}
+
+/// Where to split a range so that both parts end at a multiple of `unit`, near its middle: `None` when it lies within one.
+pub(crate) fn middle(offset: u64, bytes: usize, unit: u64) -> Option<usize> {
+    let end = offset + bytes as u64;
+    let middle = (offset + bytes as u64 / 2).next_multiple_of(unit);
+    let middle = if middle < end { middle } else { (end - 1) / unit * unit };
+    (offset < middle && middle < end).then(|| in_memory(middle - offset))
 }
 
 #[cfg(test)]

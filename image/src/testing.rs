@@ -3,8 +3,10 @@
 //! Knows nothing of any one test.
 
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use disk::{Extent, Identity, Layout, MemoryDevice, TableKind, Volume};
+use disk::{Extent, Identity, Layout, MemoryDevice, ReadAt, TableKind, Volume, WriteAt};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 use store::{Config, Home, Run, Store, StoredImage};
@@ -102,6 +104,88 @@ pub(crate) fn damaged_store(folder: &Path, bytes: &[u8], at: u64) -> (Store, Sto
     let store = Store::open(&home).unwrap();
     let image = store.image(image.id()).unwrap();
     (store, image)
+}
+
+/// A device that counts what is written, and remembers the order of writes.
+pub(crate) struct Recorder {
+    pub(crate) inner: MemoryDevice,
+    writes: Mutex<Vec<Extent>>,
+    pub(crate) read: AtomicU64,
+}
+
+impl Recorder {
+    pub(crate) fn new(bytes: Vec<u8>) -> Recorder {
+        Recorder { inner: MemoryDevice::new(bytes), writes: Mutex::default(), read: AtomicU64::default() }
+    }
+
+    pub(crate) fn written(&self) -> Vec<Extent> {
+        self.writes.lock().unwrap().clone()
+    }
+}
+
+impl ReadAt for Recorder {
+    fn size_bytes(&self) -> u64 {
+        self.inner.size_bytes()
+    }
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), disk::Error> {
+        self.read.fetch_add(buf.len() as u64, Ordering::Relaxed);
+        self.inner.read_exact_at(offset, buf)
+    }
+}
+
+impl WriteAt for Recorder {
+    fn write_all_at(&self, offset: u64, buf: &[u8]) -> Result<(), disk::Error> {
+        self.writes.lock().unwrap().push(Extent { offset, bytes: buf.len() as u64 });
+        self.inner.write_all_at(offset, buf)
+    }
+    fn write_zeros_at(&self, extent: Extent) -> Result<(), disk::Error> {
+        self.writes.lock().unwrap().push(extent);
+        self.inner.write_zeros_at(extent)
+    }
+    fn sync(&self) -> Result<(), disk::Error> {
+        self.inner.sync()
+    }
+}
+
+/// 8 MiB of swap, of which nothing is kept but the first page.
+fn swap() -> Vec<u8> {
+    let mut bytes = random_bytes(12, 8 << 20);
+    bytes[..4096].fill(0);
+    bytes[1024..1028].copy_from_slice(&1_u32.to_le_bytes());
+    bytes[1028..1032].copy_from_slice(&2047_u32.to_le_bytes());
+    bytes[4086..4096].copy_from_slice(b"SWAPSPACE2");
+    bytes
+}
+
+/// A disk with two such volumes, and data between and around.
+pub(crate) fn swap_disk() -> (Vec<u8>, SourceInfo) {
+    let mut bytes = random_bytes(13, 30 << 20);
+    // Nothing that looks like a filesystem over the whole.
+    bytes[..1 << 20].fill(0);
+    for at in [4 << 20, 16 << 20] {
+        bytes[at..at + (8 << 20)].copy_from_slice(&swap());
+    }
+    let swap = |number, at| Volume { type_id: "0x82".to_owned(), ..volume(number, at, 8 << 20) };
+    let info = source(30 << 20, vec![swap(1, 4 << 20), swap(2, 16 << 20)], &[]);
+    (bytes, info)
+}
+
+/// Gives what it holds, and something else from the so-manieth read on.
+pub(crate) struct Changing {
+    pub(crate) before: MemoryDevice,
+    pub(crate) after: MemoryDevice,
+    pub(crate) reads: AtomicU64,
+    pub(crate) changes_at: u64,
+}
+
+impl ReadAt for Changing {
+    fn size_bytes(&self) -> u64 {
+        self.before.size_bytes()
+    }
+    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), disk::Error> {
+        let changed = self.reads.fetch_add(1, Ordering::SeqCst) >= self.changes_at;
+        if changed { &self.after } else { &self.before }.read_exact_at(offset, buf)
+    }
 }
 
 /// CRC-32 as in the UEFI specification, bit by bit.

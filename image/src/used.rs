@@ -223,13 +223,13 @@ impl<D: ReadAt> ReadAt for UsedBlocks<D> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
 
     use disk::{FaultDevice, MemoryDevice};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{capture_bytes, random_bytes, small_store, source, volume};
+    use crate::testing::{Changing, capture_bytes, random_bytes, small_store, source, swap_disk};
     use crate::{CaptureOptions, ImageReader, capture};
 
     fn extent(offset: u64, bytes: u64) -> Extent {
@@ -282,32 +282,9 @@ mod tests {
         assert_eq!(captured.source.bad_ranges, []);
     }
 
-    /// 8 MiB of swap, of which nothing is kept but the first page.
-    fn swap() -> Vec<u8> {
-        let mut bytes = random_bytes(12, 8 << 20);
-        bytes[..4096].fill(0);
-        bytes[1024..1028].copy_from_slice(&1_u32.to_le_bytes());
-        bytes[1028..1032].copy_from_slice(&2047_u32.to_le_bytes());
-        bytes[4086..4096].copy_from_slice(b"SWAPSPACE2");
-        bytes
-    }
-
-    /// A disk with two such volumes, and data between and around.
-    fn disk() -> (Vec<u8>, SourceInfo) {
-        let mut bytes = random_bytes(13, 30 << 20);
-        // Nothing that looks like a filesystem over the whole.
-        bytes[..1 << 20].fill(0);
-        for at in [4 << 20, 16 << 20] {
-            bytes[at..at + (8 << 20)].copy_from_slice(&swap());
-        }
-        let swap = |number, at| disk::Volume { type_id: "0x82".to_owned(), ..volume(number, at, 8 << 20) };
-        let info = source(30 << 20, vec![swap(1, 4 << 20), swap(2, 16 << 20)], &[]);
-        (bytes, info)
-    }
-
     #[test]
     fn what_lies_between_volumes_is_kept() {
-        let (bytes, info) = disk();
+        let (bytes, info) = swap_disk();
         let device = MemoryDevice::new(bytes);
         let unused =
             [extent((4 << 20) + 4096, (8 << 20) - 4096), extent((16 << 20) + 4096, (8 << 20) - 4096)];
@@ -325,7 +302,7 @@ mod tests {
 
     #[test]
     fn beside_a_hibernated_system_everything_is_whole() {
-        let (mut bytes, info) = disk();
+        let (mut bytes, info) = swap_disk();
         bytes[(16 << 20) + 4086..(16 << 20) + 4096].copy_from_slice(b"S1SUSPEND\0");
         let found = survey(&MemoryDevice::new(bytes), &info, |_| true);
         assert!(found.unused.is_empty());
@@ -334,7 +311,7 @@ mod tests {
 
     #[test]
     fn what_was_left_out_is_found_again_in_the_image() {
-        let (bytes, info) = disk();
+        let (bytes, info) = swap_disk();
         let device = MemoryDevice::new(bytes.clone());
         let (_home, store) = small_store();
         let options = CaptureOptions { in_use_only: true, ..crate::testing::options(2) };
@@ -355,27 +332,9 @@ mod tests {
         assert!(crate::verify_against(&image, &device, 2, &()).unwrap().is_clean());
     }
 
-    /// Gives what it holds, and something else from the so-manieth read on.
-    struct Changing {
-        before: MemoryDevice,
-        after: MemoryDevice,
-        reads: AtomicU64,
-        changes_at: u64,
-    }
-
-    impl ReadAt for Changing {
-        fn size_bytes(&self) -> u64 {
-            self.before.size_bytes()
-        }
-        fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), disk::Error> {
-            let changed = self.reads.fetch_add(1, Ordering::SeqCst) >= self.changes_at;
-            if changed { &self.after } else { &self.before }.read_exact_at(offset, buf)
-        }
-    }
-
     #[test]
     fn what_came_into_use_meanwhile_is_read_after_all() {
-        let (bytes, info) = disk();
+        let (bytes, info) = swap_disk();
         let mut other = bytes.clone();
         other[16 << 20..(16 << 20) + 4096].fill(1);
         let count = Changing {

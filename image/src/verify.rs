@@ -248,7 +248,7 @@ pub(crate) fn holds(piece: &Piece, device: &dyn ReadAt, start: u64, have: &[u8])
 }
 
 /// Adds a step's findings, within the limit.
-fn merge(report: &Mutex<VerifyReport>, step: VerifyReport) {
+pub(crate) fn merge(report: &Mutex<VerifyReport>, step: VerifyReport) {
     let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
     let report = &mut *report;
     report.checked_bytes += step.checked_bytes;

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod disks;
+pub mod vm;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

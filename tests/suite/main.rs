@@ -8,9 +8,12 @@
 
 mod beside;
 mod damage;
+mod files;
 mod full;
 mod golden;
 mod kills;
+mod layouts;
+mod mount;
 mod nbd;
 mod refusals;
 mod roundtrip;

@@ -16,16 +16,21 @@ const ARROWS: [(&str, &[&str]); 8] = [
     ("store", &[]),
     ("image", &["disk", "chunker", "store"]),
     ("mount", &["image", "disk"]),
-    ("cli", &["image", "store", "disk", "mount"]),
+    ("cli", &["mount", "image", "store", "disk"]),
     ("bench", &["chunker", "disk", "store", "image", "mount", "cli"]),
     ("tests", &["chunker", "disk", "store", "image", "mount", "cli", "bench"]),
 ];
 
 /// Outside crates that only these of ours may depend on. Tests (dev-dependencies) may use any.
-const HOMES: [(&str, &[&str]); 16] = [
+const HOMES: [(&str, &[&str]); 24] = [
+    ("fuser", &["mount"]),
+    ("crc", &["disk"]),
     ("blake2", &["disk"]),
     ("sha2", &["disk"]),
     ("twox-hash", &["disk"]),
+    ("lzo", &["disk"]),
+    ("miniz_oxide", &["disk"]),
+    ("ruzstd", &["disk"]),
     ("fastcdc", &["chunker"]),
     ("blake3", &["store"]),
     ("zstd", &["store"]),
@@ -35,8 +40,11 @@ const HOMES: [(&str, &[&str]); 16] = [
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
     ("clap_mangen", &["cli"]),
+    ("fatfs", &["disk"]),
     ("gptman", &["disk"]),
     ("mbrman", &["disk"]),
+    ("tar", &["image"]),
+    ("zip", &["image"]),
     ("rand", &["store", "bench", "tests"]),
     ("anyhow", &["cli", "bench", "tests"]),
 ];

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tests::{Loop, Ran, capture, cas, cas_ok, cas_path, command, ran, run};
 
 use crate::kills::Dice;
+use crate::mount::Served;
 
 const DISK_BYTES: usize = 300_000;
 
@@ -108,6 +109,7 @@ fn words_the_help_lists_only_verbs_that_work() {
     let shelf = Shelf::new();
     let (disk, other, target) = (shelf.path("disk.img"), shelf.path("other"), shelf.path("target"));
     let exported = shelf.path("exported");
+    let copy = shelf.path("copy");
     let tries: &[&[&str]] = &[
         &["init", &other],
         &["capture", &disk],
@@ -115,6 +117,8 @@ fn words_the_help_lists_only_verbs_that_work() {
         &["show", "latest"],
         &["disks"],
         &["restore", "latest", &target],
+        &["plan", "latest", &target],
+        &["clone", &disk, &copy],
         &["verify", "latest"],
         &["export", "latest", &exported, "--format", "raw"],
         // Nobody is at the other end.
@@ -130,7 +134,11 @@ fn words_the_help_lists_only_verbs_that_work() {
         &["help"],
     ];
     tries.iter().for_each(|arguments| drop(shelf.ok(arguments)));
-    let tried: BTreeSet<String> = tries.iter().map(|arguments| arguments[0].to_string()).collect();
+    let mut tried: BTreeSet<String> = tries.iter().map(|arguments| arguments[0].to_string()).collect();
+    // It goes on until it is told to end.
+    let mounted = Served::start(&shelf.store(), Path::new(&shelf.path("mounted")), &[]);
+    assert_eq!(mounted.end("INT").code, 0);
+    tried.insert("mount".to_owned());
     assert_eq!(verbs().into_iter().collect::<BTreeSet<_>>(), tried);
 }
 

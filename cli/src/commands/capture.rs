@@ -67,25 +67,76 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit> {
     }
     let device = Device::open(Path::new(&args.source))?;
     let plan = plan(context, &device, &args)?;
-    let in_use_only = !args.raw && !plan.is_refused() && plan.is_steady(&device);
-    if !in_use_only && !args.raw && !plan.is_refused() {
-        context.ui.note(format!("{}: every sector is read: something may write to it", args.source));
-    }
+    let in_use_only = !plan.is_refused() && only_in_use(context, &plan, &device, args.raw);
     if args.dry_run {
         let survey = in_use_only.then(|| image::survey(&device, &plan.source, |_| true));
         show_plan(context, &plan, survey);
-        refuse(&plan.source.identity.path, &plan.concerns)?;
+        refuse("capture", &plan.source.identity.path, &plan.concerns)?;
         return Ok(Exit::Done);
     }
-    refuse(&plan.source.identity.path, &plan.concerns)?;
+    refuse("capture", &plan.source.identity.path, &plan.concerns)?;
     let store = existing.map_or_else(|| place::open_or_create(context), Ok)?;
     let started = Instant::now();
-    let captured = work(context, &args, |options, progress| {
-        let options = CaptureOptions { in_use_only, ..options.clone() };
+    let options = CaptureOptions { in_use_only, ..args.options() };
+    let captured = work(context, &args.source, &args.lock, |progress| {
         image::capture(&plan.source, &device, &store, &options, progress)
     })?;
     tell_doubts(context, &captured.source);
     Ok(report(context, &store, &captured, started.elapsed()))
+}
+
+/// Whether blocks that nothing uses are left out; says when that can't be.
+pub(crate) fn only_in_use(context: &Context, plan: &CapturePlan, device: &Device, raw: bool) -> bool {
+    let in_use_only = !raw && plan.is_steady(device);
+    if !in_use_only && !raw {
+        let path = &plan.source.identity.path;
+        context.ui.note(format!("{path}: every sector is read: something may write to it"));
+    }
+    in_use_only
+}
+
+/// Captures with the usual options, for commands that do more than that.
+pub(crate) fn keep(
+    context: &Context,
+    store: &Store,
+    device: &Device,
+    plan: &CapturePlan,
+    in_use_only: bool,
+) -> Result<Captured> {
+    let options = CaptureOptions { in_use_only, ..usual_options() };
+    let captured = work(context, &plan.source.identity.path, &LockWait::default(), |progress| {
+        image::capture(&plan.source, device, store, &options, progress)
+    })?;
+    tell_doubts(context, &captured.source);
+    Ok(captured)
+}
+
+fn usual_options() -> CaptureOptions {
+    CaptureOptions {
+        writer: WriterOptions {
+            what: "capture".to_owned(),
+            lock_wait: Duration::ZERO,
+            ..WriterOptions::default()
+        },
+        created: Timestamp::now().to_string(),
+        host: host_name(),
+        ..CaptureOptions::default()
+    }
+}
+
+impl Args {
+    fn options(&self) -> CaptureOptions {
+        let usual = usual_options();
+        CaptureOptions {
+            writer: WriterOptions { compression: self.compression, ..usual.writer },
+            threads: self.threads,
+            host: self.host.clone().unwrap_or(usual.host),
+            disk: self.name.clone(),
+            tags: self.tags.clone(),
+            comment: self.comment.clone(),
+            ..usual
+        }
+    }
 }
 
 /// One line for each volume that is taken whole although its filesystem is known.
@@ -107,8 +158,9 @@ fn capture_stream(context: &Context, existing: Option<Store>, args: &Args) -> Re
     }
     let store = existing.map_or_else(|| place::open_or_create(context), Ok)?;
     let started = Instant::now();
-    let captured = work(context, args, |options, progress| {
-        image::capture_stream(&mut io::stdin().lock(), &store, options, progress)
+    let options = args.options();
+    let captured = work(context, &args.source, &args.lock, |progress| {
+        image::capture_stream(&mut io::stdin().lock(), &store, &options, progress)
     })?;
     Ok(report(context, &store, &captured, started.elapsed()))
 }
@@ -137,7 +189,7 @@ fn plan(context: &Context, device: &Device, args: &Args) -> Result<CapturePlan> 
 }
 
 /// All refusals at once, with the options that would lift them.
-fn refuse(path: &str, concerns: &[Concern]) -> Result<(), Said> {
+pub(crate) fn refuse(verb: &str, path: &str, concerns: &[Concern]) -> Result<(), Said> {
     let refusals: Vec<&Concern> = concerns.iter().filter(|it| it.severity() == Severity::Refuse).collect();
     let Some(first) = refusals.first() else { return Ok(()) };
     let mut texts: Vec<String> = refusals.iter().map(ToString::to_string).collect();
@@ -152,7 +204,7 @@ fn refuse(path: &str, concerns: &[Concern]) -> Result<(), Said> {
     if !options.is_empty() {
         hint = format!("{hint}; or go on with {}", options.join(" "));
     }
-    Err(Said::refused(format!("capture {path}: {}", texts.join("; "))).hint(hint))
+    Err(Said::refused(format!("{verb} {path}: {}", texts.join("; "))).hint(hint))
 }
 
 fn show_plan(context: &Context, plan: &CapturePlan, survey: Option<Survey>) {
@@ -192,32 +244,17 @@ fn show_plan(context: &Context, plan: &CapturePlan, survey: Option<Survey>) {
 /// The part that takes long: interruptible, with progress, waiting for the lock if asked to.
 fn work(
     context: &Context,
-    args: &Args,
-    mut capture: impl FnMut(&CaptureOptions, &dyn image::Progress) -> Result<Captured, image::Error>,
+    source: &str,
+    lock: &LockWait,
+    mut capture: impl FnMut(&dyn image::Progress) -> Result<Captured, image::Error>,
 ) -> Result<Captured> {
-    let options = CaptureOptions {
-        writer: WriterOptions {
-            what: "capture".to_owned(),
-            compression: args.compression,
-            lock_wait: Duration::ZERO,
-            ..WriterOptions::default()
-        },
-        threads: args.threads,
-        created: Timestamp::now().to_string(),
-        host: args.host.clone().unwrap_or_else(host_name),
-        disk: args.name.clone(),
-        in_use_only: false,
-        tags: args.tags.clone(),
-        comment: args.comment.clone(),
-    };
     context.signals.guard()?;
-    args.lock
-        .run(context, || {
-            let title = format!("capture {}", args.source);
-            let meter = Meter::start(&context.ui, &context.signals, Work::Capture, &title);
-            capture(&options, &meter)
-        })
-        .with_context(|| format!("capture {}", args.source))
+    let title = format!("capture {source}");
+    let once = || {
+        let meter = Meter::start(&context.ui, &context.signals, Work::Capture, &title);
+        capture(&meter)
+    };
+    lock.run(context, once).with_context(|| title.clone())
 }
 
 /// The name of this machine.
@@ -301,9 +338,10 @@ mod tests {
             allowed,
         };
         let store = Concern::StoreOnSource { volume: Some(3) };
-        assert!(refuse("/dev/sda", &[mounted(true)]).is_ok());
-        let told =
-            crate::errors::tell(&refuse("/dev/sda", &[mounted(false), store.clone()]).unwrap_err().into());
+        assert!(refuse("capture", "/dev/sda", &[mounted(true)]).is_ok());
+        let told = crate::errors::tell(
+            &refuse("capture", "/dev/sda", &[mounted(false), store.clone()]).unwrap_err().into(),
+        );
         assert_eq!(told.exit, Exit::Refused);
         assert_eq!(
             told.text,
@@ -312,7 +350,7 @@ mod tests {
         let hint =
             "unmount it, or capture a snapshot of it; or go on with --allow-mounted --exclude-partition 3";
         assert_eq!(told.hint.as_deref(), Some(hint));
-        let told = crate::errors::tell(&refuse("/dev/sda", &[store]).unwrap_err().into());
+        let told = crate::errors::tell(&refuse("capture", "/dev/sda", &[store]).unwrap_err().into());
         assert!(told.hint.is_some_and(|hint| hint.starts_with("choose a store on another disk")));
     }
 }

@@ -4,28 +4,33 @@
 //! Knows nothing of how bytes get to the target.
 
 use crate::args::Context;
-use crate::commands::verify;
-use crate::confirm::{self, Question};
+use crate::arranged::Job;
+use crate::commands::{plan, verify};
 use crate::errors::Said;
 use crate::exit::Exit;
-use crate::naming::Narrow;
+use crate::layout::{self, LayoutArgs};
+use crate::naming::{Narrow, Place};
 use crate::progress::{Meter, Work};
-use crate::units::{show_bytes, show_bytes_exactly, show_duration, show_rate};
-use crate::{catalog, picture, place, units};
+use crate::units::{show_bytes, show_duration, show_rate};
+use crate::{catalog, place, target, units};
 use anyhow::{Context as _, Result};
-use disk::{Device, Extent, Layout, ReadAt, Target};
-use image::{Compare, Damage, Refusal, RestoreOptions, RestorePlan, RestoreReport, StreamReport, TargetKind};
+use disk::Extent;
+use image::{
+    Compare, CopyOptions, Damage, LayoutOptions, Origin, RestoreOptions, RestorePlan, RestoreReport,
+    StreamReport, Warning,
+};
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
+use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use store::StoredImage;
+use store::{Store, StoredImage};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The image: 4 or more digits of its id, latest, latest~2
-    image: String,
+    /// The image: 4 or more digits of its id, latest, latest~2; IMAGE:2 is its partition 2
+    image: OsString,
     /// A disk, a partition, a file, or - for standard output
     target: PathBuf,
     /// Do not ask
@@ -59,30 +64,42 @@ pub(crate) struct Args {
     #[arg(short = 'n', long)]
     dry_run: bool,
     #[command(flatten)]
+    layout: LayoutArgs,
+    #[command(flatten)]
     narrow: Narrow,
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<Exit> {
     context.ui.start_streaming();
     let store = place::open(context)?;
-    let image = catalog::open(context, &store, &args.image, &args.narrow)?;
+    let (image, volume) = open_image(context, &store, &args.image, &args.narrow)?;
     let options = args.options();
+    let layout = args.layout.options(volume)?;
     if args.target == Path::new("-") {
+        if layout.changes_anything() {
+            return Err(Said::usage("restore to standard output: a layout needs a device or file").into());
+        }
         return to_stream(context, &image, &args, &options);
+    }
+    if layout.changes_anything() {
+        return arranged(context, &image, &args, layout);
     }
     let folder = place::find(context)?.path;
     let plan = image::plan_restore(&image, &args.target, Some(&folder), &options)?;
+    if !args.exact && plan.warnings.iter().any(|warning| matches!(warning, Warning::SectorSize { .. })) {
+        return arranged(context, &image, &args, layout);
+    }
     for warning in &plan.warnings {
         context.ui.warn(warning.to_string());
     }
     if args.dry_run {
         show_plan(context, &plan, &image);
-        refuse(&plan.path, &plan.refusals)?;
+        target::refuse("restore", &plan.path, &plan.refusals)?;
         return Ok(Exit::Done);
     }
-    refuse(&plan.path, &plan.refusals)?;
+    target::refuse("restore", &plan.path, &plan.refusals)?;
     confirm(context, &plan, &image, args.yes)?;
-    let target = open_target(&plan)?;
+    let target = target::open(&plan.path, Some(plan.kind), plan.target_bytes)?;
     let started = Instant::now();
     context.signals.guard()?;
     let report = {
@@ -91,6 +108,59 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit> {
         image::restore(&plan, &image, &target, &options, &meter).context(title)?
     };
     Ok(tell(context, &plan, &report, started.elapsed()))
+}
+
+/// The image, and the partition of it, that `IMAGE[:N]` names.
+pub(crate) fn open_image(
+    context: &Context,
+    store: &Store,
+    name: &OsStr,
+    narrow: &Narrow,
+) -> Result<(StoredImage, Option<u32>)> {
+    let place = Place::parse(name)?;
+    if place.path.is_some() {
+        let text = format!("{}: expected an image or a partition of one, found a path", name.display());
+        return Err(Said::usage(text).into());
+    }
+    Ok((catalog::open(context, store, &place.image, narrow)?, place.volume))
+}
+
+/// To a target whose layout is another.
+fn arranged(context: &Context, image: &StoredImage, args: &Args, layout: LayoutOptions) -> Result<Exit> {
+    let options = args.options();
+    if args.exact || args.allow_smaller {
+        return Err(Said::usage(
+            "--exact and --allow-smaller leave the layout as it is: not with other layouts",
+        )
+        .into());
+    }
+    let origin = Origin::of_image(image)?;
+    let folder = place::find(context)?.path;
+    let target = image::plan_target(&args.target, Some(&folder), &origin.info, &options)?;
+    let copy = CopyOptions {
+        compare: options.compare,
+        verify: options.verify,
+        threads: options.threads,
+        keep_damaged: options.keep_damaged,
+    };
+    let job = Job::new(context, "restore", image_line(image), &args.layout, layout, copy)?;
+    if args.dry_run {
+        return plan::show(&job, &origin, target, |document| context.ui.event("summary", document));
+    }
+    target::refuse("restore", &args.target, &target.refusals)?;
+    let planned = job.plan(&origin, target)?;
+    layout::check_programs(&planned.layout)?;
+    job.confirm(&origin, &planned, args.yes)?;
+    let targets = [(&planned, job.open(&planned)?)];
+    context.signals.guard()?;
+    let started = Instant::now();
+    let (ready, report) = job
+        .write(&origin, &planned.layout, &targets, &|| true, &origin.device)
+        .with_context(|| format!("restore {}", args.target.display()))?;
+    context.ui.say(format!("restored   image {} to {}", image.id().short(), args.target.display()));
+    let exit = job.tell(&ready, &report, &targets, started.elapsed());
+    context.ui.event("summary", job.summary(&ready, &report, &targets, started.elapsed()));
+    Ok(exit)
 }
 
 impl Args {
@@ -104,53 +174,6 @@ impl Args {
             keep_damaged: self.keep_damaged,
             verify: self.verify,
             threads: self.threads,
-        }
-    }
-}
-
-/// All refusals at once. Alone, a target that is too small has an exit code of its own.
-fn refuse(path: &Path, refusals: &[Refusal]) -> Result<(), Said> {
-    let path = path.display().to_string();
-    match refusals {
-        [] => Ok(()),
-        [Refusal::TooSmall { needed, has, allowable }] => {
-            let said = Said::too_small(&path, *needed, *has);
-            Err(if *allowable {
-                said.hint("what would be lost is unused: --allow-smaller leaves it out")
-            } else {
-                said
-            })
-        }
-        [first, ..] => {
-            let texts: Vec<String> = refusals.iter().map(ToString::to_string).collect();
-            Err(Said::refused(format!("restore to {path}: {}", texts.join("; "))).hint(way_out(first)))
-        }
-    }
-}
-
-/// What to do about a refusal.
-fn way_out(refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::Mounted { at, .. } => format!("`umount {}`, or choose another target", at.display()),
-        Refusal::Swap { device } => format!("`swapoff /dev/{device}`, or choose another target"),
-        Refusal::Held { holder, .. } => {
-            format!("stop {holder} (LVM, RAID, encryption, loop), or choose another target")
-        }
-        Refusal::HoldsStore { .. } => {
-            "a store cannot be restored over itself: move the store, or choose another target".into()
-        }
-        Refusal::StoreDisk => {
-            "one wrong digit away from the store; if you are sure: --allow-store-disk".into()
-        }
-        Refusal::RootDisk => "start the machine from another disk or a rescue system".into(),
-        Refusal::ReadOnly => "look for a write-protect switch, or try `blockdev --setrw`".into(),
-        Refusal::SerialMismatch { .. } => "`cas disks` shows the serial numbers".into(),
-        Refusal::TooSmall { allowable: true, .. } => {
-            "what would be lost is unused: --allow-smaller leaves it out".into()
-        }
-        Refusal::TooSmall { .. } => "choose a larger target, or restore to a file".into(),
-        Refusal::NoDevice | Refusal::NotATarget => {
-            "`cas disks` lists the disks; a new file can be anywhere but in /dev".into()
         }
     }
 }
@@ -175,51 +198,20 @@ fn show_plan(context: &Context, plan: &RestorePlan, image: &StoredImage) {
     );
 }
 
-/// Shows the target, and asks unless that is answered already; a file that does not exist yet needs no question.
+/// Shows the target, and asks unless that is answered already.
 fn confirm(context: &Context, plan: &RestorePlan, image: &StoredImage, yes: bool) -> Result<()> {
-    if plan.kind == TargetKind::NewFile {
-        return Ok(());
-    }
     let mut lines = target_lines(plan);
     lines.push(format!("will be overwritten with {}", image_line(image)));
     lines.extend(changes(plan));
-    if yes {
-        lines.iter().for_each(|line| context.ui.note(line));
-        return Ok(());
-    }
-    context.ui.show_for_question(lines);
-    confirm::ask(context, &Question::about(plan.target.serial.as_deref(), &plan.target.name))
+    target::confirm(context, Some(plan.kind), &plan.target, lines, yes)
 }
 
-/// What the target is, what is on it, and who uses it.
 fn target_lines(plan: &RestorePlan) -> Vec<String> {
-    if plan.kind == TargetKind::NewFile {
-        return vec![format!(
-            "{}: a new file, {}",
-            plan.path.display(),
-            show_bytes_exactly(plan.target_bytes)
-        )];
-    }
-    let mut lines = vec![picture::headline(&plan.target)];
-    if let Ok(device) = Device::open_buffered(&plan.path) {
-        let layout = Layout::read(&device, plan.target.logical_sector_bytes);
-        let whole = Extent { offset: 0, bytes: device.size_bytes() };
-        match (picture::partitions(&layout, &[], None), disk::probe(&device, whole)) {
-            (Some(table), _) => lines.extend(table.lines().into_iter().map(|line| format!("  {line}"))),
-            (None, Some(content)) => {
-                let label = content.label.map(|label| format!(" {label:?}")).unwrap_or_default();
-                lines.push(format!("  holds {}{label}", content.kind));
-            }
-            (None, None) => lines.push("  no partition table and no known content".to_owned()),
-        }
-    }
-    let uses = disk::uses(&plan.path).unwrap_or_default();
-    lines.extend(uses.iter().map(|used| format!("  {}: {}", used.device, picture::use_text(used))));
-    lines
+    target::lines(&plan.path, Some(plan.kind), &plan.target, plan.target_bytes)
 }
 
 /// `image abababab of 2026-08-01 12:00:00, host alba, disk S3RIAL, 1.0 TiB`.
-fn image_line(image: &StoredImage) -> String {
+pub(crate) fn image_line(image: &StoredImage) -> String {
     let manifest = image.manifest();
     let time = manifest.created.parse().map(|time| units::show_time(time, &TimeZone::system()));
     let time = time.unwrap_or_else(|_| manifest.created.clone());
@@ -234,13 +226,6 @@ fn changes(plan: &RestorePlan) -> Vec<String> {
         .tail_zeroed
         .map(|tail| format!("the last {} of the target become zeros", show_bytes(tail.bytes)));
     gpt.into_iter().chain(tail).collect()
-}
-
-fn open_target(plan: &RestorePlan) -> Result<Target, disk::Error> {
-    match plan.kind {
-        TargetKind::Device => Target::open_device(&plan.path),
-        TargetKind::NewFile | TargetKind::ExistingFile => Target::open_file(&plan.path, plan.target_bytes),
-    }
 }
 
 /// Writes the image to stdout; everything else goes to stderr.
@@ -354,36 +339,4 @@ fn stream_summary(image: &StoredImage, report: &StreamReport, elapsed: Duration)
         "damaged": report.damaged.iter().map(verify::damage_json).collect::<Vec<_>>(),
         "seconds": elapsed.as_secs_f64(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refused(refusals: &[Refusal]) -> (Exit, String, String) {
-        let told = crate::errors::tell(&refuse(Path::new("/dev/sdb"), refusals).unwrap_err().into());
-        (told.exit, told.text, told.hint.unwrap_or_default())
-    }
-
-    #[test]
-    fn every_refusal_is_said_and_the_first_has_a_way_out() {
-        let mounted = Refusal::Mounted { device: "sdb1".into(), at: "/mnt".into() };
-        assert!(refuse(Path::new("/dev/sdb"), &[]).is_ok());
-        let (exit, text, hint) = refused(&[mounted.clone(), Refusal::ReadOnly]);
-        assert_eq!(exit, Exit::Refused);
-        assert_eq!(text, "restore to /dev/sdb: sdb1: mounted at /mnt; the target is read-only");
-        assert_eq!(hint, "`umount /mnt`, or choose another target");
-        assert!(refused(&[Refusal::StoreDisk]).2.contains("--allow-store-disk"));
-    }
-
-    #[test]
-    fn too_small_alone_is_exit_6_and_names_the_override_only_where_it_helps() {
-        let small = |allowable| Refusal::TooSmall { needed: 2048, has: 1024, allowable };
-        let (exit, text, hint) = refused(&[small(false)]);
-        assert_eq!(exit, Exit::TooSmall);
-        assert_eq!(text, "/dev/sdb: expected at least 2.0 KiB (2048 bytes), found 1.0 KiB (1024 bytes)");
-        assert!(!hint.contains("--allow-smaller"));
-        assert!(refused(&[small(true)]).2.contains("--allow-smaller"));
-        assert_eq!(refused(&[Refusal::RootDisk, small(true)]).0, Exit::Refused);
-    }
 }

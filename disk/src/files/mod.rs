@@ -5,6 +5,17 @@
 //! whoever writes them somewhere else must not trust them.
 //! Knows nothing of images, mounts or extraction.
 
+mod btrfs;
+mod cached;
+mod chain;
+mod dostime;
+mod exfat;
+mod ext;
+mod fat;
+mod fault;
+mod ntfs;
+mod xfs;
+
 use std::sync::Arc;
 
 use crate::{Extent, ReadAt};
@@ -142,6 +153,11 @@ pub trait Files: Send + Sync {
     /// The root folder.
     fn root(&self) -> FileId;
 
+    /// What a person should know who believes these files: that the newest changes are still in a journal, for instance.
+    fn caveat(&self) -> Option<String> {
+        None
+    }
+
     /// What a file is.
     ///
     /// # Errors
@@ -232,6 +248,28 @@ pub trait Files: Send + Sync {
 /// # Errors
 /// Any [`FilesError`]: the volume is not sound enough to begin with.
 pub fn files(volume: Arc<dyn ReadAt>, kind: &str) -> Result<Option<Box<dyn Files>>, FilesError> {
-    let _ = (volume, kind);
-    Ok(None)
+    Ok(match kind {
+        "ext2" | "ext3" | "ext4" => Some(Box::new(ext::open(volume)?)),
+        "btrfs" => Some(Box::new(btrfs::Btrfs::open(volume)?)),
+        "exfat" => Some(Box::new(exfat::open(volume)?)),
+        "vfat" => Some(Box::new(fat::open(volume)?)),
+        "ntfs" => Some(Box::new(ntfs::open(volume)?)),
+        "xfs" => Some(Box::new(xfs::Xfs::open(volume)?)),
+        _ => None,
+    })
+}
+
+/// A name of a folder, found without regard to capitals; one that is the very same comes first.
+fn find_folded(files: &dyn Files, folder: FileId, name: &[u8]) -> Result<Option<FileId>, FilesError> {
+    let wanted = ntfs::names::folded(name);
+    let (mut same, mut alike) = (None, None);
+    files.list(folder, &mut |entry| {
+        if entry.name == name {
+            same = Some(entry.file);
+        } else if alike.is_none() && ntfs::names::folded(&entry.name) == wanted {
+            alike = Some(entry.file);
+        }
+        same.is_none()
+    })?;
+    Ok(same.or(alike))
 }

@@ -32,13 +32,13 @@ const PIECE_BYTES_MAX: u64 = 64 << 10;
 const UPCASE_BYTES_MAX: u64 = 128 << 10;
 
 #[derive(Debug)]
-struct Boot {
+pub(crate) struct Boot {
     sector_bytes: u64,
-    cluster_bytes: u64,
-    fat_first_byte: u64,
-    heap_first_byte: u64,
-    clusters: u64,
-    root: u32,
+    pub(crate) cluster_bytes: u64,
+    pub(crate) fat_first_byte: u64,
+    pub(crate) heap_first_byte: u64,
+    pub(crate) clusters: u64,
+    pub(crate) root: u32,
 }
 
 /// A file known by its entry in the root folder.
@@ -100,8 +100,15 @@ fn check_used(bits: &[u8], bit: u64, cluster: u32) -> Result<(), Doubt> {
 }
 
 impl Boot {
-    /// §3.1.
+    /// §3.1, of a volume that was left in order.
     fn read(volume: &View<'_>) -> Result<Self, Doubt> {
+        let boot = Self::in_any_state(volume)?;
+        check_flags(&volume.read(0, 512)?)?;
+        Ok(boot)
+    }
+
+    /// However it was left.
+    pub(crate) fn in_any_state(volume: &View<'_>) -> Result<Self, Doubt> {
         let raw = volume.read(0, 512)?;
         let impossible = |place, found: u64| Err(Doubt::Impossible { place, found });
         if raw.le16(510)? != 0xaa55 || raw.part(11, 53)?.iter().any(|byte| *byte != 0) {
@@ -113,7 +120,9 @@ impl Boot {
         }
         let sector_bytes = 1_u64.checked_shl(sector_shift).unwrap_or(0);
         check_sum(volume, sector_bytes)?;
-        check_flags(&raw)?;
+        if raw.le16(104)? >> 8 != 1 || raw.byte(110)? != 1 {
+            return Err(Doubt::Feature { place: "revision", found: raw.le16(104)?.into() });
+        }
         let (sectors, found) = (raw.le64(72)?, volume.bytes());
         let expected = sectors.saturating_mul(sector_bytes);
         if expected > found {
@@ -152,7 +161,7 @@ impl Boot {
     }
 
     /// Where a cluster is: the first is number 2. A heap has at most 2^57 bytes.
-    fn cluster_place(&self, cluster: u64) -> u64 {
+    pub(crate) fn cluster_place(&self, cluster: u64) -> u64 {
         self.heap_first_byte.saturating_add(cluster.saturating_sub(2).saturating_mul(self.cluster_bytes))
     }
 

@@ -18,7 +18,7 @@ const STATE_ERROR: u8 = 0x2;
 
 /// How wide an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Width {
+pub(crate) enum Width {
     Twelve,
     Sixteen,
     ThirtyTwo,
@@ -26,17 +26,19 @@ enum Width {
 
 /// What the boot sector says.
 #[derive(Debug)]
-struct Boot {
-    width: Width,
+pub(crate) struct Boot {
+    pub(crate) width: Width,
     media: u8,
     sector_bytes: u64,
-    cluster_bytes: u64,
+    pub(crate) cluster_bytes: u64,
     fats: u64,
-    fat_first_byte: u64,
+    pub(crate) fat_first_byte: u64,
     fat_bytes: u64,
-    data_first_byte: u64,
-    clusters: u64,
-    root_cluster: Option<u32>,
+    pub(crate) data_first_byte: u64,
+    pub(crate) clusters: u64,
+    /// None: the root folder is not in clusters, but ends where they begin.
+    pub(crate) root_cluster: Option<u32>,
+    pub(crate) root_bytes: u64,
     info_sector: Option<u64>,
 }
 
@@ -60,8 +62,15 @@ fn impossible(place: &'static str, found: impl Into<u64>) -> Doubt {
 }
 
 impl Boot {
-    /// §3.1 to §3.5.
+    /// §3.1 to §3.5, of a volume that was left in order.
     fn read(volume: &View<'_>) -> Result<Self, Doubt> {
+        let boot = Self::in_any_state(volume)?;
+        boot.check_state(&volume.read(0, BOOT_BYTES)?)?;
+        Ok(boot)
+    }
+
+    /// However it was left.
+    pub(crate) fn in_any_state(volume: &View<'_>) -> Result<Self, Doubt> {
         let raw = volume.read(0, BOOT_BYTES)?;
         let sector_bytes = u64::from(raw.le16(11)?);
         let cluster_sectors = raw.byte(13)?;
@@ -105,10 +114,10 @@ impl Boot {
             fat_bytes: fat_sectors.saturating_mul(sector_bytes),
             data_first_byte: data_sector.saturating_mul(sector_bytes),
             clusters,
+            root_bytes: root_entries.saturating_mul(32),
             root_cluster: if is_fat32 { Some(raw.le32(44)?) } else { None },
             info_sector: if is_fat32 { Some(raw.le16(48)?.into()) } else { None },
         };
-        boot.check_state(&raw)?;
         let needed = boot.place(clusters.saturating_add(2));
         if needed > boot.fat_bytes {
             return Err(Doubt::Mismatch {

@@ -5,19 +5,19 @@
 //! or a loop without end (I6). What each parser reads and what it doubts: DESIGN.md §6.1.
 //! Knows nothing of files, except where their contents may be left out.
 
-mod btrfs;
-mod crc;
-mod exfat;
-mod ext;
+pub(crate) mod btrfs;
+pub(crate) mod crc;
+pub(crate) mod exfat;
+pub(crate) mod ext;
 mod f2fs;
-mod fat;
+pub(crate) mod fat;
 mod guard;
 mod lvm;
-mod ntfs;
+pub(crate) mod ntfs;
 mod sector;
 mod swap;
-mod view;
-mod xfs;
+pub(crate) mod view;
+pub(crate) mod xfs;
 
 pub use guard::check_table;
 use guard::check_type;

@@ -8,29 +8,29 @@ use super::Doubt;
 use crate::{Extent, ReadAt};
 
 /// The longest single read: several times the largest block of any filesystem.
-pub(super) const READ_BYTES_MAX: usize = 16 << 20;
+pub(crate) const READ_BYTES_MAX: usize = 16 << 20;
 
 /// A volume of a device.
 #[derive(Clone, Copy)]
-pub(super) struct View<'a> {
+pub(crate) struct View<'a> {
     device: &'a dyn ReadAt,
     volume: Extent,
 }
 
 impl<'a> View<'a> {
     /// The part of the volume that the device has.
-    pub(super) fn new(device: &'a dyn ReadAt, volume: Extent) -> Self {
+    pub(crate) fn new(device: &'a dyn ReadAt, volume: Extent) -> Self {
         let bytes = volume.end().min(device.size_bytes()).saturating_sub(volume.offset);
         Self { device, volume: Extent { offset: volume.offset, bytes } }
     }
 
     /// Size of the volume.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.volume.bytes
     }
 
     /// A part of it, as a volume of its own; [`Doubt::Outside`] when it is not inside.
-    pub(super) fn part(&self, extent: Extent) -> Result<Self, Doubt> {
+    pub(crate) fn part(&self, extent: Extent) -> Result<Self, Doubt> {
         let end = extent.offset.checked_add(extent.bytes);
         match (end, self.volume.offset.checked_add(extent.offset)) {
             (Some(end), Some(offset)) if end <= self.volume.bytes => {
@@ -41,14 +41,14 @@ impl<'a> View<'a> {
     }
 
     /// Fills `buf` with the bytes at `offset`.
-    pub(super) fn read_into(&self, offset: u64, buf: &mut [u8]) -> Result<(), Doubt> {
+    pub(crate) fn read_into(&self, offset: u64, buf: &mut [u8]) -> Result<(), Doubt> {
         let bytes = u64::try_from(buf.len()).unwrap_or(u64::MAX);
         let part = self.part(Extent { offset, bytes })?;
         self.device.read_exact_at(part.volume.offset, buf).map_err(|source| Doubt::Unreadable { source })
     }
 
     /// The `len` bytes at `offset`, at most [`READ_BYTES_MAX`].
-    pub(super) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Doubt> {
+    pub(crate) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, Doubt> {
         let bytes = u64::try_from(len).unwrap_or(u64::MAX);
         // Before anything is allocated.
         self.part(Extent { offset, bytes })?;
@@ -62,7 +62,7 @@ impl<'a> View<'a> {
 }
 
 /// Numbers in a structure. All fail with [`Doubt::Short`] behind its end.
-pub(super) trait Fields {
+pub(crate) trait Fields {
     /// `len` bytes.
     fn part(&self, at: usize, len: usize) -> Result<&[u8], Doubt>;
 

@@ -15,17 +15,17 @@ use crate::{Error, Extent, ReadAt, WriteAt};
 /// 2048 entries of the common size; usual tables have 128.
 const ENTRIES_BYTES_MAX: u64 = 256 << 10;
 /// The part of a header that is defined and checked.
-const HEADER_BYTES: usize = 92;
+pub(crate) const HEADER_BYTES: usize = 92;
 /// The part of an entry that is defined; entries may be longer.
-const ENTRY_BYTES: usize = 128;
+pub(crate) const ENTRY_BYTES: usize = 128;
 /// `gptman` 3.1 reads as many bytes as its own struct has in memory, which is more than an entry; it ignores the rest.
 const GPTMAN_READS_BYTES: usize = 512;
 const _: () = assert!(size_of::<GPTPartitionEntry>() <= GPTMAN_READS_BYTES && size_of::<GPTHeader>() <= 512);
-const PRIMARY_LBA: u64 = 1;
+pub(crate) const PRIMARY_LBA: u64 = 1;
 /// Where a primary's entries begin when the primary has to be made anew.
-const PRIMARY_ENTRIES_LBA: u64 = 2;
+pub(crate) const PRIMARY_ENTRIES_LBA: u64 = 2;
 /// Attribute bit 2: UEFI 2.10 §5.3.3 table 5.8.
-const LEGACY_BIOS_BOOTABLE: u64 = 1 << 2;
+pub(crate) const LEGACY_BIOS_BOOTABLE: u64 = 1 << 2;
 
 /// One intact copy of a table.
 #[derive(Debug)]
@@ -37,6 +37,21 @@ pub(crate) struct Gpt {
     /// The entries, as they are on the device.
     raw_entries: Vec<u8>,
     warnings: Vec<String>,
+}
+
+/// What a table holds beside its partitions' places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// The header's sector; the disk's GUID is in it.
+    pub(crate) header: Vec<u8>,
+    /// The array of entries.
+    pub(crate) slots: Vec<u8>,
+    /// Length of one entry, 128 at least.
+    pub(crate) slot_bytes: usize,
+    /// Where the primary's entries begin.
+    pub(crate) entries_lba: u64,
+    /// Where partitions may begin.
+    pub(crate) first_usable_lba: u64,
 }
 
 /// Why a copy cannot be used.
@@ -122,6 +137,23 @@ impl Gpt {
         self
     }
 
+    /// How many things were odd about its copies.
+    pub(super) fn warnings_len(&self) -> usize {
+        self.warnings.len()
+    }
+
+    /// What must be kept of it when it is written anew.
+    pub(crate) fn kept(&self) -> Kept {
+        let from_backup = self.header.primary_lba != PRIMARY_LBA;
+        Kept {
+            header: self.raw_header.clone(),
+            slots: self.raw_entries.clone(),
+            slot_bytes: usize::try_from(self.header.size_of_partition_entry).unwrap_or(ENTRY_BYTES),
+            entries_lba: if from_backup { PRIMARY_ENTRIES_LBA } else { self.header.partition_entry_lba },
+            first_usable_lba: self.header.first_usable_lba,
+        }
+    }
+
     /// Says when the other copy is not what it should be.
     fn check_backup(&mut self, device: &dyn ReadAt, last: u64) {
         let backup_lba = self.header.backup_lba;
@@ -198,7 +230,7 @@ fn volume(number: u32, extent: Extent, entry: &GPTPartitionEntry) -> Volume {
 }
 
 /// Text of a GUID: the first three fields are little endian (UEFI 2.10 appendix A).
-fn guid(bytes: &[u8; 16]) -> String {
+pub(crate) fn guid(bytes: &[u8; 16]) -> String {
     let [a0, a1, a2, a3, b0, b1, c0, c1, rest @ ..] = *bytes;
     let a = u32::from_le_bytes([a0, a1, a2, a3]);
     let (b, c) = (u16::from_le_bytes([b0, b1]), u16::from_le_bytes([c0, c1]));
@@ -289,26 +321,9 @@ impl Gpt {
 
     /// This copy's header, changed to be the one in sector `own`; other bytes of the sector stay.
     fn header_at(&self, own: u64, other: u64, last_usable: u64, entries: u64) -> Vec<u8> {
-        /// Offsets of fields: UEFI 2.10 §5.3.2 table 5.5.
-        const CRC: usize = 16;
-        const FIELDS: [usize; 4] = [24, 32, 48, 72];
-        let mut raw = self.raw_header.clone();
-        let mut put = |offset: usize, bytes: &[u8]| {
-            let end = offset.saturating_add(bytes.len());
-            // A sector has at least 512 bytes, and all fields lie in its first 92.
-            if let Some(field) = raw.get_mut(offset..end) {
-                field.copy_from_slice(bytes);
-            }
-        };
-        for (offset, value) in FIELDS.into_iter().zip([own, other, last_usable, entries]) {
-            put(offset, &value.to_le_bytes());
-        }
-        put(CRC, &[0; 4]);
-        let crc = crc32fast::hash(raw.get(..HEADER_BYTES).unwrap_or_default());
-        if let Some(field) = raw.get_mut(CRC..CRC.saturating_add(4)) {
-            field.copy_from_slice(&crc.to_le_bytes());
-        }
-        raw
+        let fields = [(24, own), (32, other), (48, last_usable), (72, entries)];
+        let fields = fields.map(|(offset, value)| (offset, value.to_le_bytes()));
+        sealed(&self.raw_header, fields.iter().map(|(offset, value)| (*offset, value.as_slice())))
     }
 
     fn protective(&self, image: &dyn ReadAt, sectors: u64) -> Result<Option<(u64, Vec<u8>)>, Error> {
@@ -317,6 +332,17 @@ impl Gpt {
         let resized = mbr::resized_protective(&sector, sectors);
         Ok(resized.filter(|resized| *resized != sector).map(|resized| (0, resized)))
     }
+}
+
+/// A header with other values in these fields, and the checksum for them. Offsets: UEFI 2.10 §5.3.2 table 5.5.
+pub(crate) fn sealed<'a>(header: &[u8], fields: impl IntoIterator<Item = (usize, &'a [u8])>) -> Vec<u8> {
+    const CRC: usize = 16;
+    let mut raw = header.to_vec();
+    fields.into_iter().for_each(|(offset, bytes)| super::overwrite(&mut raw, offset, bytes));
+    super::overwrite(&mut raw, CRC, &[0; 4]);
+    let crc = crc32fast::hash(raw.get(..HEADER_BYTES).unwrap_or_default());
+    super::overwrite(&mut raw, CRC, &crc.to_le_bytes());
+    raw
 }
 
 fn len64(bytes: &[u8]) -> u64 {

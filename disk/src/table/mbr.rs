@@ -15,9 +15,12 @@ use crate::{Extent, ReadAt};
 /// Linux stops at 256 partitions (block/partitions/check.h, `DISK_MAX_PARTS`).
 const EXTENDED_RECORDS_MAX: usize = 256;
 /// UEFI 2.10 §5.2.3: the type of the partition that protects a GPT.
-const PROTECTIVE: u8 = 0xee;
+pub(crate) const PROTECTIVE: u8 = 0xee;
 /// The table fills the first 512 bytes, whatever the sector size.
-const RECORD_BYTES: usize = 512;
+pub(crate) const RECORD_BYTES: usize = 512;
+/// UEFI 2.10 §5.2.1: four entries from here; §5.2.2: start and size lie 8 and 12 bytes into an entry.
+pub(crate) const ENTRIES: usize = 446;
+pub(crate) const ENTRY_BYTES: usize = 16;
 
 /// What sector 0 is.
 pub(crate) enum BootSector {
@@ -68,20 +71,50 @@ fn read_record(device: &dyn ReadAt, offset: u64) -> Result<MBRHeader, Unusable> 
     MBRHeader::read_from(&mut Cursor::new(record)).map_err(|_| Unusable::BadFlags)
 }
 
+/// Where the records of the logical partitions are: for those who write tables.
+#[derive(Debug, Default)]
+pub(crate) struct Chain {
+    /// The number and the place of the extended partition.
+    pub(crate) extended: Option<(u32, Extent)>,
+    /// The logical partitions, in the chain's order.
+    pub(crate) logicals: Vec<Logical>,
+}
+
+/// One logical partition.
+#[derive(Debug)]
+pub(crate) struct Logical {
+    pub(crate) number: u32,
+    /// First byte of the record that names it.
+    pub(crate) record: u64,
+    /// Which entry of that record, from 0.
+    pub(crate) slot: usize,
+}
+
 /// The layout that a table describes.
 pub(crate) fn layout(
     device: &dyn ReadAt,
     sector_bytes: u32,
     header: &MBRHeader,
     warnings: Vec<String>,
-) -> Layout {
+) -> (Layout, Chain) {
     let disk_id = format!("{:08x}", u32::from_le_bytes(header.disk_signature));
-    let mut walk = Walk { device, sector: u64::from(sector_bytes), disk_id, volumes: Vec::new(), warnings };
+    let mut walk = Walk {
+        device,
+        sector: u64::from(sector_bytes),
+        disk_id,
+        volumes: Vec::new(),
+        warnings,
+        chain: Chain::default(),
+    };
     let mut extended = None;
     for (number, entry) in header.iter() {
         match entry {
             entry if entry.is_unused() || entry.sectors == 0 => {}
-            entry if entry.is_extended() && extended.is_none() => extended = Some(entry),
+            entry if entry.is_extended() && extended.is_none() => {
+                extended = Some(entry);
+                let number = u32::try_from(number).unwrap_or(u32::MAX);
+                walk.chain.extended = Some((number, walk.extent(0, entry)));
+            }
             entry if entry.is_extended() => {
                 walk.warnings.push(format!("partition {number} is a second extended one: ignored"));
             }
@@ -91,8 +124,8 @@ pub(crate) fn layout(
     if let Some(extended) = extended {
         walk.follow(extended);
     }
-    let Walk { disk_id, volumes, warnings, .. } = walk;
-    Layout { table: TableKind::Mbr, disk_id: Some(disk_id), sector_bytes, volumes, warnings }
+    let Walk { disk_id, volumes, warnings, chain, .. } = walk;
+    (Layout { table: TableKind::Mbr, disk_id: Some(disk_id), sector_bytes, volumes, warnings }, chain)
 }
 
 struct Walk<'a> {
@@ -101,16 +134,20 @@ struct Walk<'a> {
     disk_id: String,
     volumes: Vec<Volume>,
     warnings: Vec<String>,
+    chain: Chain,
 }
 
 impl Walk<'_> {
-    fn add(&mut self, number: u32, base: u64, entry: &MBRPartitionEntry) {
+    fn extent(&self, base: u64, entry: &MBRPartitionEntry) -> Extent {
         // u32 sectors of at most 64 KiB: at most 2^49 bytes, so neither can saturate.
-        let start = base.saturating_add(u64::from(entry.starting_lba)).saturating_mul(self.sector);
-        let bytes = u64::from(entry.sectors).saturating_mul(self.sector);
+        let offset = base.saturating_add(u64::from(entry.starting_lba)).saturating_mul(self.sector);
+        Extent { offset, bytes: u64::from(entry.sectors).saturating_mul(self.sector) }
+    }
+
+    fn add(&mut self, number: u32, base: u64, entry: &MBRPartitionEntry) {
         self.volumes.push(Volume {
             number,
-            extent: Extent { offset: start, bytes },
+            extent: self.extent(base, entry),
             type_id: format!("{:#04x}", entry.sys),
             type_name: types::mbr_name(entry.sys),
             uuid: Some(format!("{}-{number:02x}", self.disk_id)),
@@ -140,9 +177,11 @@ impl Walk<'_> {
                     return self.warnings.push(format!("no intact logical partition record in sector {at}"));
                 }
             };
-            for (_, entry) in record.iter().filter(|(_, entry)| entry.is_used() && entry.sectors > 0) {
+            for (slot, entry) in record.iter().filter(|(_, entry)| entry.is_used() && entry.sectors > 0) {
                 if !entry.is_extended() {
                     self.add_logical(number, at, end, entry);
+                    let (record, slot) = (at.saturating_mul(self.sector), slot.saturating_sub(1));
+                    self.chain.logicals.push(Logical { number, record, slot });
                     number = number.saturating_add(1);
                 }
             }
@@ -178,9 +217,6 @@ fn next_record(record: &MBRHeader, start: u64) -> Option<u64> {
 /// Sector 0 with the protective partition as long as a device of `sectors` needs it; `None` when sector 0 is not a
 /// plain protective MBR: a hybrid one has its reasons.
 pub(crate) fn resized_protective(sector: &[u8], sectors: u64) -> Option<Vec<u8>> {
-    /// UEFI 2.10 §5.2.1: four entries from here; §5.2.2: start and size lie 8 and 12 bytes into an entry.
-    const ENTRIES: usize = 446;
-    const ENTRY_BYTES: usize = 16;
     let mut new = sector.to_vec();
     let entries = new.get_mut(ENTRIES..RECORD_BYTES)?;
     if !entries.ends_with(&[0x55, 0xaa]) {

@@ -81,14 +81,7 @@ impl Layout {
     /// written for the other common size is found too.
     #[must_use]
     pub fn read(device: &dyn ReadAt, sector_bytes: u32) -> Self {
-        let sector_bytes = sane(sector_bytes);
-        let mut layout = match locate(device, sector_bytes) {
-            Located::Gpt(gpt) => gpt.layout(),
-            Located::Mbr(header, warnings) => mbr::layout(device, sector_bytes, &header, warnings),
-            Located::Nothing(warnings) => Self { sector_bytes, warnings, ..Self::default() },
-        };
-        layout.volumes.sort_by_key(|volume| volume.number);
-        layout.warn_of_places(device.size_bytes());
+        let mut layout = Table::read(device, sector_bytes).layout;
         for volume in layout.volumes.iter_mut().take(PROBED_VOLUMES_MAX) {
             volume.content = content::probe(device, volume.extent);
         }
@@ -161,6 +154,43 @@ impl Layout {
     }
 }
 
+/// A table, and what it was made from: for those who write tables.
+pub(crate) struct Table {
+    /// What it says; nothing was looked for in the volumes.
+    pub(crate) layout: Layout,
+    /// How many of the layout's warnings, the first ones, are about copies of the table and not about what it says.
+    pub(crate) warnings_of_copies: usize,
+    pub(crate) rest: Rest,
+}
+
+/// What a layout leaves out.
+pub(crate) enum Rest {
+    Gpt(Box<Gpt>),
+    Mbr(mbr::Chain),
+    Nothing,
+}
+
+impl Table {
+    pub(crate) fn read(device: &dyn ReadAt, sector_bytes: u32) -> Self {
+        let sector_bytes = sane(sector_bytes);
+        let (mut layout, warnings_of_copies, rest) = match locate(device, sector_bytes) {
+            Located::Gpt(gpt) => (gpt.layout(), gpt.warnings_len(), Rest::Gpt(gpt)),
+            Located::Mbr(header, warnings) => {
+                let before = warnings.len();
+                let (layout, chain) = mbr::layout(device, sector_bytes, &header, warnings);
+                (layout, before, Rest::Mbr(chain))
+            }
+            Located::Nothing(warnings) => {
+                let before = warnings.len();
+                (Layout { sector_bytes, warnings, ..Layout::default() }, before, Rest::Nothing)
+            }
+        };
+        layout.volumes.sort_by_key(|volume| volume.number);
+        layout.warn_of_places(device.size_bytes());
+        Self { layout, warnings_of_copies, rest }
+    }
+}
+
 /// The table that counts on a device.
 pub(crate) enum Located {
     Gpt(Box<Gpt>),
@@ -220,7 +250,14 @@ impl Content {
     }
 }
 
-fn sane(sector_bytes: u32) -> u32 {
+/// Puts `with` at `offset`; what would lie behind the end is nobody's field, and nothing is changed then.
+pub(crate) fn overwrite(bytes: &mut [u8], offset: usize, with: &[u8]) {
+    if let Some(field) = bytes.get_mut(offset..offset.saturating_add(with.len())) {
+        field.copy_from_slice(with);
+    }
+}
+
+pub(crate) fn sane(sector_bytes: u32) -> u32 {
     match sector_bytes {
         bytes if bytes.is_power_of_two() && (512..=SECTOR_BYTES_MAX).contains(&bytes) => bytes,
         _ => 512,

@@ -5,9 +5,7 @@
 //! nothing. What the store can't deliver is listed and left as the target had it, never made up.
 //! Knows nothing of confirmation: the plan is shown and asked about by the caller.
 
-mod asking;
-mod ends;
-mod plan;
+pub(crate) mod plan;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -87,6 +87,20 @@ pub enum Refusal {
     NoDevice,
     /// The path is neither a block device nor a regular file.
     NotATarget,
+    /// A clone's target is its source.
+    IsSource,
+    /// One of a clone's source and target is a part of the other, or stands on it.
+    SharesSource,
+    /// The file would lie on what is cloned.
+    OnSource {
+        /// On this volume of the source.
+        volume: Option<u32>,
+    },
+    /// This target, or one that is a part of it or of which it is, was given before.
+    Again {
+        /// As what.
+        other: PathBuf,
+    },
 }
 
 impl Refusal {
@@ -126,6 +140,13 @@ impl fmt::Display for Refusal {
             }
             Refusal::NoDevice => f.write_str("there is no such device"),
             Refusal::NotATarget => f.write_str("expected a block device or a regular file"),
+            Refusal::IsSource => f.write_str("the target is the source"),
+            Refusal::SharesSource => f.write_str("target and source are parts of each other"),
+            Refusal::OnSource { volume: Some(number) } => {
+                write!(f, "the target lies on partition {number} of the source")
+            }
+            Refusal::OnSource { volume: None } => f.write_str("the target lies on the source"),
+            Refusal::Again { other } => write!(f, "the target is, or shares bytes with, {}", other.display()),
         }
     }
 }
@@ -235,7 +256,8 @@ pub fn plan_restore_file(
     judge(image, facts, options)
 }
 
-fn look(path: &Path, store: Option<&Path>) -> Result<TargetFacts, Error> {
+/// Asks the system about what stands at `path`.
+pub(crate) fn look(path: &Path, store: Option<&Path>) -> Result<TargetFacts, Error> {
     let store = StorePlace::of(store)?;
     let nothing = |kind| {
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
@@ -321,7 +343,8 @@ pub(crate) fn judge(
     })
 }
 
-fn refusals(facts: &TargetFacts, options: &RestoreOptions) -> Vec<Refusal> {
+/// What speaks against a target, whatever is to be written there.
+pub(crate) fn refusals(facts: &TargetFacts, options: &RestoreOptions) -> Vec<Refusal> {
     let mut refusals = Vec::new();
     if facts.kind.is_none() {
         let in_dev = existing(&facts.path).starts_with("/dev") && !facts.path.exists();
@@ -360,7 +383,7 @@ fn refusal_of(found: &Use) -> Refusal {
     }
 }
 
-fn warnings(info: &SourceInfo, facts: &TargetFacts) -> Vec<Warning> {
+pub(crate) fn warnings(info: &SourceInfo, facts: &TargetFacts) -> Vec<Warning> {
     let mut warnings = Vec::new();
     if !info.consistent {
         warnings.push(Warning::NotConsistent);
@@ -371,12 +394,15 @@ fn warnings(info: &SourceInfo, facts: &TargetFacts) -> Vec<Warning> {
     if !info.bad_ranges.is_empty() {
         warnings.push(Warning::BadRanges { ranges: info.bad_ranges.len(), bytes: info.bad_bytes() });
     }
+    warnings.extend(sector_warning(info, facts));
+    warnings
+}
+
+/// Whether the table would not be understood on the target.
+pub(crate) fn sector_warning(info: &SourceInfo, facts: &TargetFacts) -> Option<Warning> {
     let (image, target) = (info.layout.sector_bytes, facts.identity.logical_sector_bytes);
     let counts_sectors = info.layout.table != TableKind::None && facts.kind == Some(TargetKind::Device);
-    if counts_sectors && image != target {
-        warnings.push(Warning::SectorSize { image, target });
-    }
-    warnings
+    (counts_sectors && image != target).then_some(Warning::SectorSize { image, target })
 }
 
 /// The GPT as it must be on a target of another size: nothing to change when there is none, or the size is the same.

@@ -1,60 +1,18 @@
 //! Restore against devices of memory: what is written, in which order, and what is left alone.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
-use disk::{FaultDevice, Layout, MemoryDevice, ReadAt, TableKind, WriteAt};
+use disk::{FaultDevice, Layout, MemoryDevice, TableKind, WriteAt};
 use store::Store;
 
 use super::*;
 use crate::check::StorePlace;
 use crate::testing::{
-    capture_bytes, disk_bytes, options as capture_options, small_store, source, volume, write_gpt,
+    Recorder, capture_bytes, disk_bytes, options as capture_options, small_store, source, volume, write_gpt,
 };
 use crate::{SourceInfo, capture, verify_against};
 
 const MIB: usize = 1 << 20;
-
-/// A device that counts what is written, and remembers the order of writes.
-struct Recorder {
-    inner: MemoryDevice,
-    writes: Mutex<Vec<Extent>>,
-    read: AtomicU64,
-}
-
-impl Recorder {
-    fn new(bytes: Vec<u8>) -> Recorder {
-        Recorder { inner: MemoryDevice::new(bytes), writes: Mutex::default(), read: AtomicU64::default() }
-    }
-
-    fn written(&self) -> Vec<Extent> {
-        self.writes.lock().unwrap().clone()
-    }
-}
-
-impl ReadAt for Recorder {
-    fn size_bytes(&self) -> u64 {
-        self.inner.size_bytes()
-    }
-    fn read_exact_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), disk::Error> {
-        self.read.fetch_add(buf.len() as u64, Ordering::Relaxed);
-        self.inner.read_exact_at(offset, buf)
-    }
-}
-
-impl WriteAt for Recorder {
-    fn write_all_at(&self, offset: u64, buf: &[u8]) -> Result<(), disk::Error> {
-        self.writes.lock().unwrap().push(Extent { offset, bytes: buf.len() as u64 });
-        self.inner.write_all_at(offset, buf)
-    }
-    fn write_zeros_at(&self, extent: Extent) -> Result<(), disk::Error> {
-        self.writes.lock().unwrap().push(extent);
-        self.inner.write_zeros_at(extent)
-    }
-    fn sync(&self) -> Result<(), disk::Error> {
-        self.inner.sync()
-    }
-}
 
 fn facts(bytes: usize) -> TargetFacts {
     let mut identity = Identity::stream();

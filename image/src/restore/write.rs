@@ -1,4 +1,5 @@
-//! The writing half of a restore, step by step: what does the target hold, what must it hold, write the difference.
+//! The writing half of a restore, step by step: what does the target hold, what must it hold, write the difference
+//! (`output.rs`).
 //!
 //! Promise: each step is read, compared and written by one thread and shares no block with another; only blocks that
 //! differ are written. The order keeps an interrupted target from booting (`ends.rs`): ends broken → body → sync → foot
@@ -11,101 +12,37 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use disk::{AlignedBuffer, Extent, WriteAt};
+use disk::{Extent, WriteAt};
 use store::StoredImage;
 
-use super::asking::Asking;
-use super::ends::{Ends, Guard};
-use super::{Compare, RestoreOptions, RestorePlan, RestoreReport};
+use super::{RestoreOptions, RestorePlan, RestoreReport};
 use crate::cutter::is_zero;
 use crate::damage::join_damage;
-use crate::expected::{Expected, Piece, STEP_BYTES, Steps, Want};
+use crate::ends::{Ends, Guard};
+use crate::expected::{Expected, Piece, Steps, Want};
 use crate::fill::{fill, range_of};
-use crate::segment::in_memory;
+use crate::output::{
+    BLOCK_BYTES, Before, Buffers, Counts, Known, Output, Write, plan_writes, sized, worker_count,
+};
 use crate::source::intersect;
 use crate::verify::holds;
 use crate::{Counter, Damage, Error, Note, Progress, SourceInfo, workers};
 
-/// What is compared and written as a whole: no device has larger sectors, so no write needs a read.
-const BLOCK_BYTES: usize = 4096;
-
-/// Shorter runs of zeros between data are written as data: a call of their own would take longer.
-const ZEROS_BYTES_MIN: usize = 64 << 10;
-
 /// When a table is damaged, the step is tried again in parts of this size: fewer readable bytes are lost with it.
 const PART_BYTES: u64 = 512 << 10;
 
-/// After so many bytes a worker syncs while the others go on: what a sync has to do in the end stays short.
-const SYNC_BYTES: u64 = 256 << 20;
-
-/// Workers for each processor: while one waits for the store or the target, another decodes.
-const WORKERS_PER_PROCESSOR: usize = 2;
-
-/// Each worker has two steps and what it fetched in memory, 12 MiB at most: 288 MiB of the 512 that a restore may take.
-const WORKERS_MAX: usize = 24;
-
 /// So many chunks in a row that fail for reasons other than damage mean that the store is gone, not bad.
 const STORE_FAILURES_MAX: u64 = 4096;
-
-/// What is known of a target's content before it is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
-    /// It will be asked.
-    Asked,
-    /// It is a new file: zeros.
-    Zeros,
-    /// Nothing, and it won't be asked.
-    Nothing,
-}
-
-/// What stands in one step of the target before it is written.
-enum Before<'a> {
-    /// These bytes.
-    Bytes(&'a [u8]),
-    /// A hole.
-    Zeros,
-    /// Not asked, or unreadable.
-    Unknown,
-}
 
 /// Everything that the threads share.
 struct Job<'a> {
     image: &'a StoredImage,
     info: &'a SourceInfo,
     expected: Expected<'a>,
-    target: &'a dyn WriteAt,
-    known: Known,
-    asking: Asking,
+    output: Output<'a>,
     progress: &'a dyn Progress,
-    written: AtomicU64,
-    zeroed: AtomicU64,
-    unchanged: AtomicU64,
-    /// Written since the last sync began, about.
-    unsynced: AtomicU64,
     damaged: Mutex<Vec<Damage>>,
     store_failures: AtomicU64,
-}
-
-/// One worker's memory, made when it is first needed.
-#[derive(Default)]
-struct Buffers {
-    have: Option<AlignedBuffer>,
-    want: Option<AlignedBuffer>,
-}
-
-/// The first `bytes` of a buffer for one step.
-fn sized(buffer: &mut Option<AlignedBuffer>, bytes: u64) -> &mut [u8] {
-    let buffer = buffer.get_or_insert_with(|| AlignedBuffer::new(in_memory(STEP_BYTES)));
-    &mut buffer[..in_memory(bytes)]
-}
-
-/// How many workers to use when so many threads were asked for.
-fn worker_count(threads: usize) -> usize {
-    let count = match threads {
-        0 => workers::thread_count(0) * WORKERS_PER_PROCESSOR,
-        asked => asked,
-    };
-    count.min(WORKERS_MAX)
 }
 
 /// Writes an image to a target. `fresh`: the target is known to read as zeros.
@@ -118,20 +55,22 @@ pub(super) fn write_image(
     progress: &dyn Progress,
 ) -> Result<RestoreReport, Error> {
     let info = SourceInfo::from_manifest(image.manifest())?;
-    let known = match options.compare {
-        _ if fresh => Known::Zeros,
-        Compare::Read => Known::Asked,
-        Compare::WriteAll => Known::Nothing,
-    };
     let covered = plan.tail_zeroed.map_or(plan.image_bytes.min(plan.target_bytes), |tail| tail.end());
     let ends = Ends::new(covered);
-    let guard = Guard::new(target, ends, fresh, progress);
-    let expected = plan.expected(image);
-    let job = Job::new(image, &info, expected, target, known, progress);
+    let guard = Guard::new(target, vec![ends.head, ends.foot], fresh, progress);
+    let job = Job {
+        image,
+        info: &info,
+        expected: plan.expected(image),
+        output: Output::new(target, Known::new(options.compare, fresh), progress),
+        progress,
+        damaged: Mutex::default(),
+        store_failures: AtomicU64::default(),
+    };
     progress.total(Some(covered));
     let steps = Steps::new(ends.body);
     workers::run(
-        worker_count(options.threads),
+        worker_count(options.threads, 1),
         steps.len(),
         progress,
         Buffers::default,
@@ -147,41 +86,13 @@ pub(super) fn write_image(
     Ok(RestoreReport { bad_ranges, finished, ..job.into_report() })
 }
 
-impl<'a> Job<'a> {
-    fn new(
-        image: &'a StoredImage,
-        info: &'a SourceInfo,
-        expected: Expected<'a>,
-        target: &'a dyn WriteAt,
-        known: Known,
-        progress: &'a dyn Progress,
-    ) -> Job<'a> {
-        let count = AtomicU64::default;
-        let (written, zeroed, unchanged, unsynced, store_failures) =
-            (count(), count(), count(), count(), count());
-        let damaged = Mutex::default();
-        Job {
-            image,
-            info,
-            expected,
-            target,
-            known,
-            asking: Asking::default(),
-            progress,
-            written,
-            zeroed,
-            unchanged,
-            unsynced,
-            damaged,
-            store_failures,
-        }
-    }
-
+impl Job<'_> {
     fn into_report(self) -> RestoreReport {
+        let Counts { written, zeroed, unchanged } = self.output.counts();
         RestoreReport {
-            written_bytes: self.written.into_inner(),
-            zeroed_bytes: self.zeroed.into_inner(),
-            unchanged_bytes: self.unchanged.into_inner(),
+            written_bytes: written,
+            zeroed_bytes: zeroed,
+            unchanged_bytes: unchanged,
             damaged: join_damage(self.damaged.into_inner().unwrap_or_else(PoisonError::into_inner)),
             ..RestoreReport::default()
         }
@@ -208,7 +119,7 @@ impl<'a> Job<'a> {
         if !prepared.is_empty() {
             guard.before_write()?;
         }
-        self.write(step, &prepared, sized(&mut buffers.want, step.bytes))?;
+        self.output.write(step, &prepared, Some(sized(&mut buffers.want, step.bytes)))?;
         self.progress.add(Counter::Done, step.bytes);
         Ok(())
     }
@@ -232,9 +143,9 @@ impl<'a> Job<'a> {
             return Ok(false);
         }
         for (end, writes, mut buffers) in prepared {
-            self.write(end, &writes, sized(&mut buffers.want, end.bytes))?;
+            self.output.write(end, &writes, Some(sized(&mut buffers.want, end.bytes)))?;
             self.progress.add(Counter::Done, end.bytes);
-            self.target.sync()?;
+            self.output.target.sync()?;
         }
         Ok(true)
     }
@@ -244,10 +155,7 @@ impl<'a> Job<'a> {
         if pieces.is_empty() {
             return Ok(Vec::new());
         }
-        let mut before = match self.is_worth_asking(step) {
-            true => self.look(step, &mut buffers.have)?,
-            false => Before::Unknown,
-        };
+        let mut before = self.output.look_if_worth(step, &mut buffers.have)?;
         let differing: Vec<&Piece> =
             pieces.iter().filter(|piece| self.differs(piece, step, &before)).collect();
         let writes = match differing.is_empty() {
@@ -257,45 +165,15 @@ impl<'a> Job<'a> {
                 let filled = self.fill(step, &differing, want)?;
                 if matches!(before, Before::Unknown) && !covers(&filled, want.len()) {
                     // What we can't write must stay as it is.
-                    before = self.look(step, &mut buffers.have)?;
+                    before = self.output.look(step, &mut buffers.have)?;
                 }
                 restore_gaps(&before, want, &filled);
-                plan_writes(&before, want, &filled)
+                plan_writes(&before, Some(want), &whole_blocks(&filled, want.len()))
             }
         };
         let expected_bytes: u64 = pieces.iter().map(|piece| piece.extent.bytes).sum();
-        let changed: u64 = writes.iter().map(|write| write.range.len() as u64).sum();
-        let unchanged = expected_bytes.saturating_sub(changed);
-        if matches!(before, Before::Bytes(_)) {
-            self.asking.learn(expected_bytes, unchanged);
-        }
-        self.unchanged.fetch_add(unchanged, Ordering::Relaxed);
-        self.progress.add(Counter::Unchanged, unchanged);
+        self.output.account(&before, expected_bytes, &writes);
         Ok(writes)
-    }
-
-    fn is_worth_asking(&self, step: Extent) -> bool {
-        self.known != Known::Asked || self.asking.is_worth(step.offset / STEP_BYTES)
-    }
-
-    /// What the target holds, as far as it should be asked and can tell: a bad sector may be cured by writing to it.
-    fn look<'b>(&self, step: Extent, have: &'b mut Option<AlignedBuffer>) -> Result<Before<'b>, Error> {
-        match self.known {
-            Known::Nothing => return Ok(Before::Unknown),
-            Known::Zeros => return Ok(Before::Zeros),
-            Known::Asked => {}
-        }
-        let failed = |source| Error::ReadDevice { offset: step.offset, bytes: step.bytes, source };
-        let data = self.target.next_data(step.offset).map_err(failed)?;
-        if data.is_none_or(|data| data.offset >= step.end()) {
-            return Ok(Before::Zeros);
-        }
-        let have = sized(have, step.bytes);
-        match self.target.read_exact_at(step.offset, have) {
-            Ok(()) => Ok(Before::Bytes(have)),
-            Err(error) if error.is_unreadable() => Ok(Before::Unknown),
-            Err(source) => Err(failed(source)),
-        }
     }
 
     /// Whether a piece may have to be written. Where only zeros stand, hashing them would find out no more than comparing
@@ -306,7 +184,7 @@ impl<'a> Job<'a> {
             Before::Unknown => true,
             Before::Zeros => !wants_zeros,
             Before::Bytes(have) if !wants_zeros && is_zero(&have[range_of(piece, step.offset)]) => true,
-            Before::Bytes(have) => !holds(piece, self.target, step.offset, have),
+            Before::Bytes(have) => !holds(piece, self.output.target, step.offset, have),
         }
     }
 
@@ -339,40 +217,6 @@ impl<'a> Job<'a> {
         damaged.push(Damage { extent, volume, error });
         Ok(())
     }
-
-    /// Carries out the writes of one step.
-    fn write(&self, step: Extent, writes: &[Write], want: &[u8]) -> Result<(), Error> {
-        for write in writes {
-            let bytes = write.range.len() as u64;
-            let extent = Extent { offset: step.offset + write.range.start as u64, bytes };
-            let (result, counter) = match write.zeros {
-                true => (self.target.write_zeros_at(extent), &self.zeroed),
-                false => (self.target.write_all_at(extent.offset, &want[write.range.clone()]), &self.written),
-            };
-            result.map_err(|source| Error::WriteTarget { offset: extent.offset, bytes, source })?;
-            counter.fetch_add(bytes, Ordering::Relaxed);
-            self.sync_early(bytes)?;
-            self.progress.add(if write.zeros { Counter::Zeros } else { Counter::Written }, bytes);
-        }
-        Ok(())
-    }
-
-    /// Has the medium work on what was written so far while other workers decode, so that little is left in the end.
-    fn sync_early(&self, bytes: u64) -> Result<(), Error> {
-        let before = self.unsynced.fetch_add(bytes, Ordering::Relaxed);
-        if before < SYNC_BYTES && before + bytes >= SYNC_BYTES {
-            self.target.sync()?;
-            self.unsynced.store(0, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-}
-
-/// One call to the target; the range counts from the step's start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Write {
-    range: Range<usize>,
-    zeros: bool,
 }
 
 /// Whether the ranges, which are in order, leave out nothing of so many bytes.
@@ -395,47 +239,16 @@ fn restore_gaps(before: &Before<'_>, want: &mut [u8], filled: &[Range<usize>]) {
     }
 }
 
-/// The filled blocks that differ, neighbours joined.
-fn plan_writes(before: &Before<'_>, want: &[u8], filled: &[Range<usize>]) -> Vec<Write> {
-    let mut touched = vec![false; want.len().div_ceil(BLOCK_BYTES)];
+/// The ranges, which are in order, widened to whole blocks of a step of so many bytes.
+fn whole_blocks(filled: &[Range<usize>], bytes: usize) -> Vec<Range<usize>> {
+    let mut whole: Vec<Range<usize>> = Vec::new();
     for range in filled {
-        touched[range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES)].fill(true);
-    }
-    let mut writes: Vec<Write> = Vec::new();
-    for (number, block) in want.chunks(BLOCK_BYTES).enumerate() {
-        let start = number * BLOCK_BYTES;
-        let range = start..start + block.len();
-        // In bounds: `touched` has an entry for each block, and `have` is as long as `want`.
-        let same = matches!(before, Before::Bytes(have) if have[range.clone()] == *block);
-        if !touched[number] || same {
-            continue;
-        }
-        let zeros = is_zero(block);
-        match writes.last_mut() {
-            Some(last) if last.range.end == range.start && last.zeros == zeros => last.range.end = range.end,
-            _ => writes.push(Write { range, zeros }),
+        let start = range.start / BLOCK_BYTES * BLOCK_BYTES;
+        let end = range.end.next_multiple_of(BLOCK_BYTES).min(bytes);
+        match whole.last_mut() {
+            Some(last) if start <= last.end => last.end = last.end.max(end),
+            _ => whole.push(start..end),
         }
     }
-    let mut writes = join_short_zeros(writes);
-    if matches!(before, Before::Zeros) {
-        writes.retain(|write| !write.zeros);
-    }
-    writes
-}
-
-/// Zeros that are not worth a call become part of the data beside them.
-fn join_short_zeros(writes: Vec<Write>) -> Vec<Write> {
-    let mut joined: Vec<Write> = Vec::with_capacity(writes.len());
-    for mut write in writes {
-        if write.zeros && write.range.len() < ZEROS_BYTES_MIN {
-            write.zeros = false;
-        }
-        match joined.last_mut() {
-            Some(last) if last.range.end == write.range.start && !last.zeros && !write.zeros => {
-                last.range.end = write.range.end;
-            }
-            _ => joined.push(write),
-        }
-    }
-    joined
+    whole
 }

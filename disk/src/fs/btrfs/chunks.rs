@@ -42,7 +42,7 @@ pub(super) struct Stripe {
 
 /// In order of addresses.
 #[derive(Clone, Debug)]
-pub(super) struct Chunks(Vec<Chunk>);
+pub(crate) struct Chunks(Vec<Chunk>);
 
 impl Chunks {
     /// Those that hold the chunk tree: `sys_chunk_array`, keys and chunks in turn.
@@ -149,6 +149,16 @@ impl Chunks {
         let chunk = self.0.get(at)?;
         let end = extent.offset.checked_add(extent.bytes)?;
         (end <= chunk.logical.end()).then_some(at)
+    }
+
+    /// Where these addresses are: once, or twice; nowhere when no chunk has them all.
+    pub(crate) fn copies(&self, extent: Extent) -> impl Iterator<Item = u64> {
+        let chunk = self.find(extent).and_then(|at| self.0.get(at));
+        let copies = chunk.map(|chunk| {
+            let within = extent.offset.saturating_sub(chunk.logical.offset);
+            [Some(chunk.first), chunk.second].map(|place| place.map(|it| it.saturating_add(within)))
+        });
+        copies.into_iter().flatten().flatten()
     }
 
     /// Where a tree block is.

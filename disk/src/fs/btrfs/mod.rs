@@ -10,10 +10,10 @@
 mod chunks;
 mod extents;
 mod superblock;
-mod tree;
+pub(crate) mod tree;
 
-use self::chunks::Chunks;
-use self::superblock::Superblock;
+pub(crate) use self::chunks::Chunks;
+pub(crate) use self::superblock::Superblock;
 use self::tree::Tree;
 use super::view::{Fields, View};
 use super::{Allocation, Doubt};
@@ -21,11 +21,11 @@ use crate::Extent;
 use crate::map::{FreeMap, FreeMapBuilder};
 
 /// Object ids of trees: btrfs_tree.h, `BTRFS_*_TREE_OBJECTID`.
-const ROOT_TREE: u64 = 1;
+pub(crate) const ROOT_TREE: u64 = 1;
 const EXTENT_TREE: u64 = 2;
 const CHUNK_TREE: u64 = 3;
 const BLOCK_GROUP_TREE: u64 = 11;
-const ROOT_ITEM: u8 = 132;
+pub(crate) const ROOT_ITEM: u8 = 132;
 /// `struct btrfs_root_item`.
 const ROOT_GENERATION: usize = 160;
 const ROOT_BYTENR: usize = 176;
@@ -37,11 +37,8 @@ const HEAD_BYTES: u64 = 1 << 20;
 
 pub(super) fn allocation(volume: &View<'_>) -> Result<Allocation, Doubt> {
     let superblock = Superblock::read(volume)?;
-    let mut chunks = Chunks::from_superblock(&superblock)?;
     let mut witnesses = Vec::new();
-    let system = chunks.clone();
-    let tree = Tree::new(volume, &superblock, &system, CHUNK_TREE);
-    chunks.read_tree(&tree, &superblock, &mut witnesses)?;
+    let chunks = read_chunks(volume, &superblock, &mut witnesses)?;
     chunks.check(&superblock)?;
     let roots = Roots::read(volume, &superblock, &chunks, &mut witnesses)?;
     let free = extents::free(volume, &superblock, &chunks, &roots, &mut witnesses)?;
@@ -49,12 +46,36 @@ pub(super) fn allocation(volume: &View<'_>) -> Result<Allocation, Doubt> {
     Ok(Allocation { kind: "btrfs", free: physical(&free, &chunks, &superblock), excluded: Vec::new() })
 }
 
+/// Which addresses are where.
+pub(crate) fn read_chunks(
+    volume: &View<'_>,
+    superblock: &Superblock,
+    witnesses: &mut Vec<u64>,
+) -> Result<Chunks, Doubt> {
+    let system = Chunks::from_superblock(superblock)?;
+    let mut chunks = system.clone();
+    let tree = Tree::new(volume, superblock, &system, CHUNK_TREE);
+    chunks.read_tree(&tree, superblock, witnesses)?;
+    Ok(chunks)
+}
+
 /// Where a tree begins.
 #[derive(Clone, Copy, Debug)]
-struct Root {
-    bytenr: u64,
-    generation: u64,
-    level: u8,
+pub(crate) struct Root {
+    pub(crate) bytenr: u64,
+    pub(crate) generation: u64,
+    pub(crate) level: u8,
+}
+
+impl Root {
+    /// `struct btrfs_root_item`.
+    pub(crate) fn decode(item: &[u8]) -> Result<Self, Doubt> {
+        Ok(Self {
+            bytenr: item.le64(ROOT_BYTENR)?,
+            generation: item.le64(ROOT_GENERATION)?,
+            level: item.byte(ROOT_LEVEL)?,
+        })
+    }
 }
 
 /// The trees that say what is used.
@@ -80,9 +101,8 @@ impl Roots {
                 if key.kind != ROOT_ITEM {
                     return Ok(());
                 }
-                let bytenr = item.le64(ROOT_BYTENR)?;
-                let root =
-                    Root { bytenr, generation: item.le64(ROOT_GENERATION)?, level: item.byte(ROOT_LEVEL)? };
+                let root = Root::decode(item)?;
+                let bytenr = root.bytenr;
                 if bytenr != 0 && roots.len() < WITNESSES_MAX {
                     roots.push(bytenr);
                 }

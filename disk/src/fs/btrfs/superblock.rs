@@ -26,6 +26,8 @@ const FLAG_ERROR: u64 = 1 << 2;
 /// SKINNY_METADATA, NO_HOLES, METADATA_UUID, RAID1C34. (Profiles are looked at chunk by chunk.)
 const INCOMPATIBLE_KNOWN: u64 = 0xfff;
 const MIXED_BACKREF: u64 = 1;
+/// What it adds is among the extents, which files do not need.
+const SIMPLE_QUOTA: u64 = 1 << 16;
 const METADATA_UUID: u64 = 1 << 10;
 /// FREE_SPACE_TREE, FREE_SPACE_TREE_VALID, VERITY, BLOCK_GROUP_TREE.
 const READ_ONLY_COMPATIBLE_KNOWN: u64 = 0xf;
@@ -34,7 +36,7 @@ const SYSTEM_CHUNKS: usize = 811;
 const SYSTEM_CHUNKS_BYTES_MAX: u32 = 2048;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Checksum {
+pub(crate) enum Checksum {
     Crc32c,
     Xxhash64,
     Sha256,
@@ -53,48 +55,79 @@ impl Checksum {
     }
 
     /// Whether the first bytes of a block are the sum of all behind the place for it.
-    pub(super) fn holds(self, block: &[u8]) -> Result<bool, Doubt> {
+    pub(crate) fn holds(self, block: &[u8]) -> Result<bool, Doubt> {
         let stored = block.part(0, CHECKSUM_BYTES)?;
-        let body = block.get(CHECKSUM_BYTES..).unwrap_or_default();
-        Ok(match self {
-            Self::Crc32c => stored.starts_with(&(!crc32c(!0, body)).to_le_bytes()),
-            Self::Xxhash64 => stored.starts_with(&twox_hash::XxHash64::oneshot(0, body).to_le_bytes()),
-            Self::Sha256 => stored == sha2::Sha256::digest(body).as_slice(),
-            Self::Blake2b => stored == Blake2b::<U32>::digest(body).as_slice(),
-        })
+        Ok(self.is_of(stored, block.get(CHECKSUM_BYTES..).unwrap_or_default()))
+    }
+
+    /// Whether a sum, which may have more room than it needs, is that of these bytes.
+    pub(crate) fn is_of(self, sum: &[u8], bytes: &[u8]) -> bool {
+        match self {
+            Self::Crc32c => sum.starts_with(&(!crc32c(!0, bytes)).to_le_bytes()),
+            Self::Xxhash64 => sum.starts_with(&twox_hash::XxHash64::oneshot(0, bytes).to_le_bytes()),
+            Self::Sha256 => sum.starts_with(sha2::Sha256::digest(bytes).as_slice()),
+            Self::Blake2b => sum.starts_with(Blake2b::<U32>::digest(bytes).as_slice()),
+        }
+    }
+
+    /// How long a sum is.
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Self::Crc32c => 4,
+            Self::Xxhash64 => 8,
+            Self::Sha256 | Self::Blake2b => 32,
+        }
     }
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Superblock {
-    pub(super) checksum: Checksum,
+pub(crate) struct Superblock {
+    pub(crate) checksum: Checksum,
     /// What tree blocks say they belong to.
-    pub(super) tree_fsid: [u8; 16],
-    pub(super) root: Root,
-    pub(super) chunk_root: Root,
-    pub(super) used_bytes: u64,
-    pub(super) sector_bytes: u64,
-    pub(super) node_bytes: u64,
-    pub(super) device: u64,
-    pub(super) device_uuid: [u8; 16],
-    pub(super) device_bytes: u64,
-    pub(super) device_used_bytes: u64,
-    pub(super) system_chunks: Vec<u8>,
+    pub(crate) tree_fsid: [u8; 16],
+    pub(crate) root: Root,
+    pub(crate) chunk_root: Root,
+    pub(crate) used_bytes: u64,
+    pub(crate) sector_bytes: u64,
+    pub(crate) node_bytes: u64,
+    pub(crate) device: u64,
+    pub(crate) device_uuid: [u8; 16],
+    pub(crate) device_bytes: u64,
+    pub(crate) device_used_bytes: u64,
+    pub(crate) system_chunks: Vec<u8>,
     read_only_compatible: u64,
     fsid: [u8; 16],
 }
 
 impl Superblock {
+    /// One whose free space can be told.
     pub(super) fn read(volume: &View<'_>) -> Result<Self, Doubt> {
+        let (superblock, raw) = Self::of_volume(volume)?;
+        check_state(&raw)?;
+        superblock.check_mirrors(volume)?;
+        Ok(superblock)
+    }
+
+    /// One whose trees can be read; and whether a log tree has more.
+    pub(crate) fn to_read(volume: &View<'_>) -> Result<(Self, bool), Doubt> {
+        let (superblock, raw) = Self::of_volume(volume)?;
+        unknown("incompatible", raw.le64(188)? & !(INCOMPATIBLE_KNOWN | SIMPLE_QUOTA))?;
+        unknown("incompatible, missing", !raw.le64(188)? & MIXED_BACKREF)?;
+        unknown("superblock flags", raw.le64(56)? & !(FLAG_WRITTEN | FLAG_ERROR))?;
+        if raw.le64(136)? != 1 {
+            return Err(Doubt::Elsewhere { place: "a part of the filesystem" });
+        }
+        Ok((superblock, raw.le64(96)? != 0))
+    }
+
+    fn of_volume(volume: &View<'_>) -> Result<(Self, Vec<u8>), Doubt> {
         let raw = volume.read(PRIMARY, BYTES)?;
         let superblock = Self::decode(&raw, PRIMARY)?;
         let (expected, found) = (superblock.device_bytes, volume.bytes());
         if expected > found {
             return Err(Doubt::TooLarge { expected, found });
         }
-        check_state(&raw)?;
-        superblock.check_mirrors(volume)?;
-        Ok(superblock)
+        Ok((superblock, raw))
     }
 
     pub(super) fn has_block_group_tree(&self) -> bool {
@@ -168,9 +201,12 @@ impl Superblock {
     }
 }
 
+fn unknown(place: &'static str, found: u64) -> Result<(), Doubt> {
+    if found == 0 { Ok(()) } else { Err(Doubt::Feature { place, found }) }
+}
+
 /// Features, and what is under way.
 fn check_state(raw: &[u8]) -> Result<(), Doubt> {
-    let unknown = |place, found: u64| if found == 0 { Ok(()) } else { Err(Doubt::Feature { place, found }) };
     let (compatible, read_only, incompatible) = (raw.le64(172)?, raw.le64(180)?, raw.le64(188)?);
     unknown("compatible", compatible)?;
     unknown("read-only compatible", read_only & !READ_ONLY_COMPATIBLE_KNOWN)?;

@@ -12,22 +12,22 @@ use crate::fs::Doubt;
 use crate::fs::view::{Fields, View};
 
 /// `BTRFS_MAX_LEVEL`.
-const LEVELS_MAX: u8 = 8;
-const HEADER_BYTES: usize = 101;
-const ITEM_BYTES: usize = 25;
-const POINTER_BYTES: usize = 33;
-const KEY_BYTES: usize = 17;
+pub(crate) const LEVELS_MAX: u8 = 8;
+pub(crate) const HEADER_BYTES: usize = 101;
+pub(crate) const ITEM_BYTES: usize = 25;
+pub(crate) const POINTER_BYTES: usize = 33;
+pub(crate) const KEY_BYTES: usize = 17;
 
 /// In the order in which trees have them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key {
-    pub(super) objectid: u64,
-    pub(super) kind: u8,
-    pub(super) offset: u64,
+pub(crate) struct Key {
+    pub(crate) objectid: u64,
+    pub(crate) kind: u8,
+    pub(crate) offset: u64,
 }
 
 impl Key {
-    pub(super) fn decode(raw: &[u8], at: usize) -> Result<Self, Doubt> {
+    pub(crate) fn decode(raw: &[u8], at: usize) -> Result<Self, Doubt> {
         let raw = raw.part(at, KEY_BYTES)?;
         Ok(Self { objectid: raw.le64(0)?, kind: raw.byte(8)?, offset: raw.le64(9)? })
     }
@@ -119,16 +119,21 @@ impl<'a> Tree<'a> {
         }
         let physical = self.chunks.physical(place.bytenr, bytes)?;
         let raw = self.volume.read(physical, usize::try_from(bytes).unwrap_or(usize::MAX))?;
-        if !self.superblock.checksum.holds(&raw)? {
-            return Err(Doubt::Checksum { place: "tree block", number: place.bytenr });
-        }
-        if raw.part(32, 16)? != self.superblock.tree_fsid {
-            return Err(impossible("filesystem of the tree block at", place.bytenr));
-        }
-        agree("address of a tree block", place.bytenr, raw.le64(48)?)?;
-        agree("generation of a tree block", place.generation, raw.le64(80)?)?;
+        check_block(&raw, self.superblock, place)?;
         agree("owner of a tree block", self.owner, raw.le64(88)?)?;
-        agree("level of a tree block", place.level.into(), raw.byte(100)?.into())?;
         Ok(raw)
     }
+}
+
+/// Whether a block is the one that was asked for.
+pub(crate) fn check_block(raw: &[u8], superblock: &Superblock, place: Root) -> Result<(), Doubt> {
+    if !superblock.checksum.holds(raw)? {
+        return Err(Doubt::Checksum { place: "tree block", number: place.bytenr });
+    }
+    if raw.part(32, 16)? != superblock.tree_fsid {
+        return Err(impossible("filesystem of the tree block at", place.bytenr));
+    }
+    agree("address of a tree block", place.bytenr, raw.le64(48)?)?;
+    agree("generation of a tree block", place.generation, raw.le64(80)?)?;
+    agree("level of a tree block", place.level.into(), raw.byte(100)?.into())
 }

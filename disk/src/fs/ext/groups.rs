@@ -83,10 +83,10 @@ fn zeros(bitmap: &[u8], count: u64) -> u64 {
 
 /// What is needed of a group's descriptor.
 #[derive(Debug)]
-struct Descriptor {
+pub(crate) struct Descriptor {
     block_bitmap: u64,
     inode_bitmap: u64,
-    inode_table: u64,
+    pub(crate) inode_table: u64,
     free_clusters: u64,
     bitmap_is_unwritten: bool,
     bitmap_checksum: u32,
@@ -95,7 +95,7 @@ struct Descriptor {
 }
 
 impl Descriptor {
-    fn decode(superblock: &Superblock, group: u64, raw: &[u8]) -> Result<Self, Doubt> {
+    pub(crate) fn decode(superblock: &Superblock, group: u64, raw: &[u8]) -> Result<Self, Doubt> {
         if let Some(checksum) = descriptor_checksum(superblock, group, raw)?
             && checksum != raw.le16(CHECKSUM)?
         {

@@ -5,9 +5,9 @@
 //! Knows nothing of files; of the journal, only whether it is empty. Format: linux Documentation/filesystems/ext4/;
 //! where that is silent, e2fsprogs lib/ext2fs.
 
-mod groups;
+pub(crate) mod groups;
 mod journal;
-mod superblock;
+pub(crate) mod superblock;
 #[cfg(test)]
 mod tests;
 

@@ -21,7 +21,7 @@ const ERROR_FS: u16 = 2;
 const FLAGS_KNOWN: u32 = 0x1 | 0x2 | 0x4;
 
 /// `s_feature_compat`.
-pub(super) const HAS_JOURNAL: u32 = 0x4;
+pub(crate) const HAS_JOURNAL: u32 = 0x4;
 const SPARSE_SUPER2: u32 = 0x200;
 /// dir_prealloc, imagic_inodes, has_journal, ext_attr, resize_inode, dir_index, sparse_super2, fast_commit,
 /// stable_inodes, orphan_file. Not: lazy_bg, exclude_bitmap.
@@ -78,7 +78,7 @@ const GROUPS_MAX: u64 = 1 << 21;
 
 /// How group descriptors and bitmaps are summed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Checksums {
+pub(crate) enum Checksums {
     None,
     /// CRC-16 over descriptors: uninit_bg.
     Descriptors,
@@ -90,35 +90,35 @@ pub(super) enum Checksums {
 
 /// What later steps need of the superblock.
 #[derive(Debug)]
-pub(super) struct Superblock {
+pub(crate) struct Superblock {
     compat: u32,
     incompat: u32,
     ro_compat: u32,
-    pub(super) uuid: [u8; 16],
-    pub(super) checksums: Checksums,
-    pub(super) block_bytes: u64,
-    pub(super) blocks: u64,
-    pub(super) first_data_block: u64,
+    pub(crate) uuid: [u8; 16],
+    pub(crate) checksums: Checksums,
+    pub(crate) block_bytes: u64,
+    pub(crate) blocks: u64,
+    pub(crate) first_data_block: u64,
     /// Blocks in a cluster: 1, but for bigalloc.
-    pub(super) cluster_blocks: u64,
-    pub(super) group_blocks: u64,
-    pub(super) group_clusters: u64,
-    pub(super) groups: u64,
-    pub(super) inode_bytes: u64,
-    pub(super) group_inodes: u64,
-    pub(super) inode_table_blocks: u64,
-    pub(super) descriptor_bytes: u64,
+    pub(crate) cluster_blocks: u64,
+    pub(crate) group_blocks: u64,
+    pub(crate) group_clusters: u64,
+    pub(crate) groups: u64,
+    pub(crate) inode_bytes: u64,
+    pub(crate) group_inodes: u64,
+    pub(crate) inode_table_blocks: u64,
+    pub(crate) descriptor_bytes: u64,
     /// Blocks of descriptors behind each copy of the superblock, those kept for growing included.
-    pub(super) old_descriptor_blocks: u64,
-    pub(super) descriptor_blocks: u64,
+    pub(crate) old_descriptor_blocks: u64,
+    pub(crate) descriptor_blocks: u64,
     first_meta_bg: u64,
     backup_groups: [u64; 2],
-    pub(super) free_blocks: u64,
-    pub(super) journal_inode: u64,
+    pub(crate) free_blocks: u64,
+    pub(crate) journal_inode: u64,
 }
 
 impl Superblock {
-    pub(super) fn read(volume: &View<'_>) -> Result<Self, Doubt> {
+    pub(crate) fn read(volume: &View<'_>) -> Result<Self, Doubt> {
         let raw = volume.read(OFFSET, BYTES)?;
         let mismatch = |place, expected: u64, found: u64| Err(Doubt::Mismatch { place, expected, found });
         if raw.le16(0x38)? != MAGIC {
@@ -128,8 +128,31 @@ impl Superblock {
         let checksums = checksums(&raw, incompat, ro_compat)?;
         check_state(&raw, incompat, ro_compat)?;
         let mut superblock = Self::layout(&raw, compat, incompat, ro_compat, checksums)?;
+        if superblock.has_journal() && (superblock.journal_inode == 0 || raw.le32(0xe4)? != 0) {
+            return Err(Doubt::Elsewhere { place: "the journal" });
+        }
         superblock.count_groups(raw.le32(0)?.into(), u64::from(raw.le16(0xce)?))?;
         Ok(superblock)
+    }
+
+    /// For reading files: what only speaks of free blocks, or of how it was left, is no hindrance.
+    pub(crate) fn for_files(volume: &View<'_>) -> Result<Self, Doubt> {
+        let raw = volume.read(OFFSET, BYTES)?;
+        if raw.le16(0x38)? != MAGIC || raw.le32(0x4c)? > 1 {
+            return Err(Doubt::Impossible { place: "superblock's magic", found: raw.le16(0x38)?.into() });
+        }
+        let (compat, incompat, ro_compat) = (raw.le32(0x5c)?, raw.le32(0x60)?, raw.le32(0x64)?);
+        let unknown = incompat & !INCOMPAT_KNOWN & !RECOVER;
+        if unknown != 0 {
+            return Err(Doubt::Feature { place: "incompatible features", found: unknown.into() });
+        }
+        let checksums = checksums(&raw, incompat, ro_compat)?;
+        let mut superblock = Self::layout(&raw, compat, incompat, ro_compat, checksums)?;
+        superblock.count_groups(raw.le32(0)?.into(), u64::from(raw.le16(0xce)?))?;
+        match incompat & RECOVER != 0 && (superblock.journal_inode == 0 || raw.le32(0xe4)? != 0) {
+            true => Err(Doubt::Elsewhere { place: "the journal" }),
+            false => Ok(superblock),
+        }
     }
 
     fn layout(
@@ -176,9 +199,6 @@ impl Superblock {
             free_blocks: wide(0xc, 0x158)?,
             journal_inode: raw.le32(0xe0)?.into(),
         };
-        if superblock.has_journal() && (superblock.journal_inode == 0 || raw.le32(0xe4)? != 0) {
-            return Err(Doubt::Elsewhere { place: "the journal" });
-        }
         superblock.check_sizes(is_64bit)?;
         Ok(superblock)
     }
@@ -248,11 +268,11 @@ impl Superblock {
     }
 
     /// Size of the filesystem.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.blocks.saturating_mul(self.block_bytes)
     }
 
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match () {
             () if self.incompat & !INCOMPAT_EXT3 != 0 || self.ro_compat & !RO_COMPAT_EXT3 != 0 => "ext4",
             () if self.has_journal() => "ext3",
@@ -260,16 +280,35 @@ impl Superblock {
         }
     }
 
-    pub(super) fn has_journal(&self) -> bool {
+    pub(crate) fn has_journal(&self) -> bool {
         self.compat & HAS_JOURNAL != 0
     }
 
-    pub(super) fn has_flex_bg(&self) -> bool {
+    pub(crate) fn has_flex_bg(&self) -> bool {
         self.incompat & FLEX_BG != 0
     }
 
-    pub(super) fn is_bigalloc(&self) -> bool {
+    pub(crate) fn is_bigalloc(&self) -> bool {
         self.ro_compat & BIGALLOC != 0
+    }
+
+    /// Whether the journal has to be replayed before anything else is believed.
+    pub(crate) fn needs_recovery(&self) -> bool {
+        self.incompat & RECOVER != 0
+    }
+
+    /// Whether entries of folders say what kind of file they are for.
+    pub(crate) fn has_file_types(&self) -> bool {
+        self.incompat & 0x2 != 0
+    }
+
+    /// Whether folders may have more than 4 GiB.
+    pub(crate) fn has_large_folders(&self) -> bool {
+        self.incompat & 0x4000 != 0
+    }
+
+    pub(crate) fn inodes(&self) -> u64 {
+        self.groups.saturating_mul(self.group_inodes)
     }
 
     fn has_meta_bg(&self) -> bool {
@@ -277,12 +316,12 @@ impl Superblock {
     }
 
     /// The first block of a group.
-    pub(super) fn group_first_block(&self, group: u64) -> u64 {
+    pub(crate) fn group_first_block(&self, group: u64) -> u64 {
         self.first_data_block.saturating_add(group.saturating_mul(self.group_blocks))
     }
 
     /// Blocks in a group: the last one may have fewer.
-    pub(super) fn group_len_blocks(&self, group: u64) -> u64 {
+    pub(crate) fn group_len_blocks(&self, group: u64) -> u64 {
         self.blocks.saturating_sub(self.group_first_block(group)).min(self.group_blocks)
     }
 
@@ -313,7 +352,7 @@ impl Superblock {
 
     /// The blocks at the beginning of a group that hold a superblock and descriptors: first and number. e2fsprogs
     /// lib/ext2fs/closefs.c, `ext2fs_super_and_bgd_loc2`.
-    pub(super) fn copies(&self, group: u64) -> (u64, u64) {
+    pub(crate) fn copies(&self, group: u64) -> (u64, u64) {
         let has_copy = self.has_copy(group);
         let per_block = self.descriptors_per_block();
         let meta_bg = group.checked_div(per_block).unwrap_or(0);
@@ -326,13 +365,13 @@ impl Superblock {
         (self.copy_block(group), u64::from(has_copy).saturating_add(descriptors))
     }
 
-    pub(super) fn descriptors_per_block(&self) -> u64 {
+    pub(crate) fn descriptors_per_block(&self) -> u64 {
         // Neither is zero, and a descriptor is no larger than a block: `check_sizes`.
         self.block_bytes.checked_div(self.descriptor_bytes).unwrap_or(1).max(1)
     }
 
     /// Where a block of descriptors is: e2fsprogs lib/ext2fs/openfs.c, `ext2fs_descriptor_block_loc2`.
-    pub(super) fn descriptor_block(&self, number: u64) -> u64 {
+    pub(crate) fn descriptor_block(&self, number: u64) -> u64 {
         if !self.has_meta_bg() || number < self.first_meta_bg {
             return self.copy_block(0).saturating_add(1).saturating_add(number);
         }

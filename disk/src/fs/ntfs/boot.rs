@@ -8,7 +8,7 @@ use super::super::Doubt;
 use super::super::view::{Fields, View};
 
 /// Records are protected in steps of this size, whatever a sector is: layout.h, `NTFS_BLOCK_SIZE`.
-pub(super) const BLOCK_BYTES: usize = 512;
+pub(crate) const BLOCK_BYTES: usize = 512;
 /// bootsect.c, `NTFS_MAX_CLUSTER_SIZE`.
 const CLUSTER_BYTES_MAX: u64 = 2 << 20;
 /// Windows makes records of 1 KiB, and of 4 KiB on disks with such sectors.
@@ -16,17 +16,17 @@ const RECORD_BYTES_MAX: u64 = 64 << 10;
 
 /// What the boot sector says.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Boot {
-    pub(super) cluster_bytes: u64,
-    pub(super) clusters: u64,
-    pub(super) record_bytes: u64,
+pub(crate) struct Boot {
+    pub(crate) cluster_bytes: u64,
+    pub(crate) clusters: u64,
+    pub(crate) record_bytes: u64,
     /// First cluster of the file table, and of the copy of its first records.
-    pub(super) mft_cluster: u64,
-    pub(super) mirror_cluster: u64,
+    pub(crate) mft_cluster: u64,
+    pub(crate) mirror_cluster: u64,
 }
 
 impl Boot {
-    pub(super) fn read(volume: &View<'_>) -> Result<Self, Doubt> {
+    pub(crate) fn read(volume: &View<'_>) -> Result<Self, Doubt> {
         let sector = volume.read(0, BLOCK_BYTES)?;
         if sector.part(3, 8)? != b"NTFS    " || sector.le16(510)? != 0xaa55 {
             return Err(Doubt::Impossible { place: "signature of the boot sector", found: 0 });
@@ -65,7 +65,7 @@ impl Boot {
     }
 
     /// Where a cluster begins. Cannot overflow for one that is on the volume; any other place is outside it.
-    pub(super) fn place(&self, cluster: u64) -> u64 {
+    pub(crate) fn place(&self, cluster: u64) -> u64 {
         cluster.saturating_mul(self.cluster_bytes)
     }
 }

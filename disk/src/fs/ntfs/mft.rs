@@ -5,6 +5,8 @@
 //! Knows nothing of what the files are for. Format: ntfs-3g include/ntfs-3g/layout.h, `ATTR_LIST_ENTRY`; the checks:
 //! libntfs-3g/volume.c, `ntfs_mft_load` and `ntfs_device_mount`.
 
+use std::sync::Arc;
+
 use super::super::Doubt;
 use super::super::view::{Fields, View};
 use super::boot::Boot;
@@ -19,21 +21,22 @@ const MIRRORED: u64 = 4;
 const LIST_BYTES_MAX: u64 = 256 << 10;
 
 /// The file table.
-pub(super) struct Mft<'a> {
+pub(crate) struct Mft<'a> {
     disk: Disk<'a>,
-    data: Stream,
+    /// Shared with whoever opens the same table again and again.
+    data: Arc<Stream>,
 }
 
 impl<'a> Mft<'a> {
     /// Finds the table. Its own record tells where the rest of it is; a part of that may be told in records that are
     /// in the parts before.
-    pub(super) fn open(volume: View<'a>) -> Result<Self, Doubt> {
+    pub(crate) fn open(volume: View<'a>) -> Result<Self, Doubt> {
         let boot = Boot::read(&volume)?;
         let disk = Disk { volume, boot };
         let place = boot.place(boot.mft_cluster);
         let base = Record::parse(volume.read(place, size(boot.record_bytes))?, FILE_MFT)?;
         let data = base.find(DATA, "", 0)?.ok_or(missing("$MFT"))?;
-        let mut mft = Self { disk, data: Stream::of(&data, &boot)? };
+        let mut mft = Self { disk, data: Arc::new(Stream::of(&data, &boot)?) };
         if mft.data.first_cluster() != Some(boot.mft_cluster) {
             return Err(Doubt::Mismatch {
                 place: "first cluster of $MFT",
@@ -45,27 +48,37 @@ impl<'a> Mft<'a> {
             let record = mft.part_of(&base, reference)?;
             let next = mft.data.next();
             let part = record.find(DATA, "", next)?.ok_or(missing("part of $MFT"))?;
-            mft.data.extend(&part, &boot)?;
+            Arc::make_mut(&mut mft.data).extend(&part, &boot)?;
         }
         mft.data.check_complete(&boot)?;
         mft.data.check_plain("$MFT")?;
         Ok(mft)
     }
 
-    pub(super) fn boot(&self) -> &Boot {
+    /// The same table, without looking for it again.
+    pub(crate) fn again(volume: View<'a>, boot: Boot, data: Arc<Stream>) -> Self {
+        Self { disk: Disk { volume, boot }, data }
+    }
+
+    /// Where the table's records are.
+    pub(crate) fn data(&self) -> &Arc<Stream> {
+        &self.data
+    }
+
+    pub(crate) fn boot(&self) -> &Boot {
         &self.disk.boot
     }
 
-    pub(super) fn volume(&self) -> &View<'a> {
+    pub(crate) fn volume(&self) -> &View<'a> {
         &self.disk.volume
     }
 
-    pub(super) fn disk(&self) -> Disk<'a> {
+    pub(crate) fn disk(&self) -> Disk<'a> {
         self.disk
     }
 
     /// A record that should be in use.
-    pub(super) fn record(&self, number: u64) -> Result<Record, Doubt> {
+    pub(crate) fn record(&self, number: u64) -> Result<Record, Doubt> {
         let record_bytes = self.boot().record_bytes;
         let at = number.saturating_mul(record_bytes);
         if at.saturating_add(record_bytes) > self.data.initialized_bytes() {
@@ -75,7 +88,7 @@ impl<'a> Mft<'a> {
     }
 
     /// A record by its reference, which knows how often the record was used anew.
-    pub(super) fn referred(&self, reference: u64) -> Result<Record, Doubt> {
+    pub(crate) fn referred(&self, reference: u64) -> Result<Record, Doubt> {
         let (number, expected) = split_reference(reference);
         let record = self.record(number)?;
         match record.sequence()? {
@@ -89,7 +102,7 @@ impl<'a> Mft<'a> {
     }
 
     /// The value of an attribute of a file.
-    pub(super) fn stream(&self, file: u64, kind: u32, name: &str) -> Result<Option<Stream>, Doubt> {
+    pub(crate) fn stream(&self, file: u64, kind: u32, name: &str) -> Result<Option<Stream>, Doubt> {
         let base = self.record(file)?;
         let mut stream: Option<Stream> = None;
         let own = base.find(kind, name, 0)?;
@@ -113,14 +126,33 @@ impl<'a> Mft<'a> {
 
     /// References to the other records that have parts of an attribute, in order: the entries of the list of attributes.
     fn parts(&self, base: &Record, kind: u32, name: &str) -> Result<Vec<u64>, Doubt> {
-        let Some(list) = base.find(ATTRIBUTE_LIST, "", 0)? else { return Ok(Vec::new()) };
+        let mut parts = Vec::new();
+        self.each_part(base, |reference, found_kind, found_name| {
+            if found_kind == kind && is(found_name, name) {
+                parts.push(reference);
+            }
+        })?;
+        Ok(parts)
+    }
+
+    /// References to the other records that have parts of a file, each once.
+    pub(crate) fn other_records(&self, base: &Record) -> Result<Vec<u64>, Doubt> {
+        let mut others = Vec::new();
+        self.each_part(base, |reference, _, _| others.push(reference))?;
+        others.sort_unstable();
+        others.dedup();
+        Ok(others)
+    }
+
+    /// The entries of the list of attributes that lead to other records: reference, kind and name.
+    fn each_part(&self, base: &Record, mut each: impl FnMut(u64, u32, &[u8])) -> Result<(), Doubt> {
+        let Some(list) = base.find(ATTRIBUTE_LIST, "", 0)? else { return Ok(()) };
         let list = Stream::of(&list, self.boot())?;
         list.check_complete(self.boot())?;
         if list.bytes() > LIST_BYTES_MAX {
             return Err(Doubt::Impossible { place: "bytes of a list of attributes", found: list.bytes() });
         }
         let list = list.read(self.disk, 0, list.bytes())?;
-        let mut parts = Vec::new();
         let mut at = 0_usize;
         // Ends: each entry is at least its header long.
         while at < list.len() {
@@ -138,15 +170,15 @@ impl<'a> Mft<'a> {
             let found = entry.part(entry.byte(7)?.into(), name_bytes)?;
             let reference = entry.le64(16)?;
             let elsewhere = split_reference(reference).0 != base.number();
-            if entry.le32(0)? == kind && is(found, name) && elsewhere {
-                parts.push(reference);
+            if elsewhere {
+                each(reference, entry.le32(0)?, found);
             }
             at = at.saturating_add(len);
         }
-        Ok(parts)
+        Ok(())
     }
 
-    fn part_of(&self, base: &Record, reference: u64) -> Result<Record, Doubt> {
+    pub(crate) fn part_of(&self, base: &Record, reference: u64) -> Result<Record, Doubt> {
         let record = self.referred(reference)?;
         match record.base()? {
             // Nobody refers to record 0 but its own parts, whose base reads as none.
@@ -160,7 +192,7 @@ impl<'a> Mft<'a> {
     }
 
     /// The first records must be in the mirror as well: else the table itself is in doubt.
-    pub(super) fn check_mirror(&self) -> Result<(), Doubt> {
+    pub(crate) fn check_mirror(&self) -> Result<(), Doubt> {
         let (boot, volume) = (self.boot(), self.volume());
         for number in 0..MIRRORED {
             let at = boot.place(boot.mirror_cluster).saturating_add(number.saturating_mul(boot.record_bytes));
@@ -173,7 +205,7 @@ impl<'a> Mft<'a> {
     }
 
     /// Visits the records that say they are in use. One that the table's bitmap calls used must be whole, even so.
-    pub(super) fn for_each_used(
+    pub(crate) fn for_each_used(
         &self,
         mut visit: impl FnMut(&Record) -> Result<(), Doubt>,
     ) -> Result<(), Doubt> {
@@ -215,11 +247,11 @@ impl<'a> Mft<'a> {
 }
 
 /// Bit `number`, lowest first.
-pub(super) fn bit(bits: &[u8], number: u64) -> Result<bool, Doubt> {
+pub(crate) fn bit(bits: &[u8], number: u64) -> Result<bool, Doubt> {
     let byte = bits.byte(size(number / 8))?;
     Ok(byte.checked_shr(u32::try_from(number % 8).unwrap_or(0)).unwrap_or(0) & 1 == 1)
 }
 
-pub(super) fn size(bytes: u64) -> usize {
+pub(crate) fn size(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }

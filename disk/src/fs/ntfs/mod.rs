@@ -8,12 +8,12 @@
 //! Sources: ntfs-3g include/ntfs-3g/layout.h (the structures), libntfs-3g/{bootsect,volume,logfile}.c (what is refused);
 //! libfsntfs documentation, "New Technologies File System (NTFS)".
 
-mod boot;
+pub(crate) mod boot;
 mod files;
 mod logfile;
-mod mft;
-mod record;
-mod stream;
+pub(crate) mod mft;
+pub(crate) mod record;
+pub(crate) mod stream;
 #[cfg(test)]
 mod tests;
 

@@ -11,18 +11,18 @@ use super::boot::{BLOCK_BYTES, Boot};
 use crate::Extent;
 
 /// Kinds of attributes: layout.h, `ATTR_TYPES`.
-pub(super) const ATTRIBUTE_LIST: u32 = 0x20;
-pub(super) const DATA: u32 = 0x80;
-pub(super) const INDEX_ROOT: u32 = 0x90;
-pub(super) const INDEX_ALLOCATION: u32 = 0xa0;
-pub(super) const BITMAP: u32 = 0xb0;
+pub(crate) const ATTRIBUTE_LIST: u32 = 0x20;
+pub(crate) const DATA: u32 = 0x80;
+pub(crate) const INDEX_ROOT: u32 = 0x90;
+pub(crate) const INDEX_ALLOCATION: u32 = 0xa0;
+pub(crate) const BITMAP: u32 = 0xb0;
 const END: u32 = 0xffff_ffff;
 
 /// Flags of an attribute: layout.h, `ATTR_FLAGS`.
-pub(super) const SPARSE: u16 = 0x8000;
-const COMPRESSED_MASK: u16 = 0x00ff;
-const ENCRYPTED: u16 = 0x4000;
-pub(super) const NOT_PLAIN: u16 = COMPRESSED_MASK | ENCRYPTED | SPARSE;
+pub(crate) const SPARSE: u16 = 0x8000;
+pub(crate) const COMPRESSED_MASK: u16 = 0x00ff;
+pub(crate) const ENCRYPTED: u16 = 0x4000;
+pub(crate) const NOT_PLAIN: u16 = COMPRESSED_MASK | ENCRYPTED | SPARSE;
 
 /// Flags of a record: layout.h, `MFT_RECORD_FLAGS`.
 const IN_USE: u16 = 0x0001;
@@ -32,14 +32,14 @@ const DIRECTORY: u16 = 0x0002;
 const NUMBER_MASK: u64 = (1 << 48) - 1;
 
 /// Number and sequence of a reference.
-pub(super) fn split_reference(reference: u64) -> (u64, u16) {
+pub(crate) fn split_reference(reference: u64) -> (u64, u16) {
     let [.., a, b] = reference.to_le_bytes();
     (reference & NUMBER_MASK, u16::from_le_bytes([a, b]))
 }
 
 /// Puts the bytes back that the update sequence took from the end of each block, when every block has the sequence's
 /// number there: else a write did not get through.
-pub(super) fn fix_up(bytes: &mut [u8], place: &'static str, number: u64) -> Result<(), Doubt> {
+pub(crate) fn fix_up(bytes: &mut [u8], place: &'static str, number: u64) -> Result<(), Doubt> {
     const OFFSET: usize = 4;
     const COUNT: usize = 6;
     let torn = || Doubt::Checksum { place, number };
@@ -66,7 +66,7 @@ pub(super) fn fix_up(bytes: &mut [u8], place: &'static str, number: u64) -> Resu
 
 /// A record in use.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(crate) struct Record {
     number: u64,
     /// Up to what is in use of it.
     bytes: Vec<u8>,
@@ -74,12 +74,12 @@ pub(super) struct Record {
 
 impl Record {
     /// Whether the bytes are those of a record that says it is in use; looks at its first block only.
-    pub(super) fn says_used(bytes: &[u8]) -> bool {
+    pub(crate) fn says_used(bytes: &[u8]) -> bool {
         bytes.starts_with(b"FILE") && bytes.le16(22).is_ok_and(|flags| flags & IN_USE != 0)
     }
 
     /// Doubts a record that must be there, though not in use: a file that was never finished is none, a torn one may be.
-    pub(super) fn check_unused(mut bytes: Vec<u8>, number: u64) -> Result<(), Doubt> {
+    pub(crate) fn check_unused(mut bytes: Vec<u8>, number: u64) -> Result<(), Doubt> {
         match bytes.starts_with(b"FILE") {
             true => fix_up(&mut bytes, "file record", number),
             false => {
@@ -89,7 +89,7 @@ impl Record {
     }
 
     /// Takes a record that should be in use.
-    pub(super) fn parse(mut bytes: Vec<u8>, number: u64) -> Result<Self, Doubt> {
+    pub(crate) fn parse(mut bytes: Vec<u8>, number: u64) -> Result<Self, Doubt> {
         let wrong = |place| Doubt::Impossible { place, found: number };
         if !bytes.starts_with(b"FILE") {
             return Err(wrong("no file record where one should be: number"));
@@ -106,36 +106,36 @@ impl Record {
         Ok(Self { number, bytes })
     }
 
-    pub(super) fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         self.number
     }
 
     /// How often the record was used anew.
-    pub(super) fn sequence(&self) -> Result<u16, Doubt> {
+    pub(crate) fn sequence(&self) -> Result<u16, Doubt> {
         self.bytes.le16(16)
     }
 
-    pub(super) fn links(&self) -> Result<u16, Doubt> {
+    pub(crate) fn links(&self) -> Result<u16, Doubt> {
         self.bytes.le16(18)
     }
 
-    pub(super) fn is_directory(&self) -> Result<bool, Doubt> {
+    pub(crate) fn is_directory(&self) -> Result<bool, Doubt> {
         Ok(self.bytes.le16(22)? & DIRECTORY != 0)
     }
 
     /// The record whose attributes did not all fit there; `None` for a file's first record.
-    pub(super) fn base(&self) -> Result<Option<u64>, Doubt> {
+    pub(crate) fn base(&self) -> Result<Option<u64>, Doubt> {
         let (number, _) = split_reference(self.bytes.le64(32)?);
         Ok((number != 0).then_some(number))
     }
 
     /// The bytes in use, for comparing with a copy.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// All attributes.
-    pub(super) fn attributes(&self) -> Result<Vec<Attribute<'_>>, Doubt> {
+    pub(crate) fn attributes(&self) -> Result<Vec<Attribute<'_>>, Doubt> {
         /// Of a resident attribute; others have more.
         const HEADER_BYTES: usize = 24;
         let wrong = || Doubt::Impossible { place: "attributes of file record", found: self.number };
@@ -154,7 +154,7 @@ impl Record {
     }
 
     /// The attribute of this kind and name whose runs begin at this cluster of its value.
-    pub(super) fn find(&self, kind: u32, name: &str, first: u64) -> Result<Option<Attribute<'_>>, Doubt> {
+    pub(crate) fn find(&self, kind: u32, name: &str, first: u64) -> Result<Option<Attribute<'_>>, Doubt> {
         for attribute in self.attributes()? {
             if attribute.is(kind, name) && (!attribute.has_runs()? || attribute.first()? == first) {
                 return Ok(Some(attribute));
@@ -166,31 +166,40 @@ impl Record {
 
 /// One attribute, or the part of it that one record has.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Attribute<'a> {
+pub(crate) struct Attribute<'a> {
     record: u64,
     bytes: &'a [u8],
 }
 
 /// Consecutive clusters of an attribute's value; `at`: where on the volume, `None` for a hole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Run {
-    pub(super) clusters: u64,
-    pub(super) at: Option<u64>,
+pub(crate) struct Run {
+    pub(crate) clusters: u64,
+    pub(crate) at: Option<u64>,
 }
 
 impl<'a> Attribute<'a> {
-    pub(super) fn is(&self, kind: u32, name: &str) -> bool {
+    pub(crate) fn is(&self, kind: u32, name: &str) -> bool {
         self.bytes.le32(0).is_ok_and(|found| found == kind) && self.name().is_ok_and(|found| is(found, name))
     }
 
+    pub(crate) fn kind(&self) -> Result<u32, Doubt> {
+        self.bytes.le32(0)
+    }
+
+    /// Of a value that is compressed in pieces: the power of two of clusters in one; 0 otherwise.
+    pub(crate) fn compression_unit(&self) -> Result<u8, Doubt> {
+        self.bytes.byte(34)
+    }
+
     /// UTF-16.
-    fn name(&self) -> Result<&'a [u8], Doubt> {
+    pub(crate) fn name(&self) -> Result<&'a [u8], Doubt> {
         let len = usize::from(self.bytes.byte(9)?).saturating_mul(2);
         self.bytes.part(self.bytes.le16(10)?.into(), len)
     }
 
     /// Whether the value is elsewhere.
-    pub(super) fn has_runs(&self) -> Result<bool, Doubt> {
+    pub(crate) fn has_runs(&self) -> Result<bool, Doubt> {
         match self.bytes.byte(8)? {
             0 => Ok(false),
             1 => Ok(true),
@@ -198,12 +207,12 @@ impl<'a> Attribute<'a> {
         }
     }
 
-    pub(super) fn flags(&self) -> Result<u16, Doubt> {
+    pub(crate) fn flags(&self) -> Result<u16, Doubt> {
         self.bytes.le16(12)
     }
 
     /// The value, of an attribute that has it inside.
-    pub(super) fn value(&self) -> Result<&'a [u8], Doubt> {
+    pub(crate) fn value(&self) -> Result<&'a [u8], Doubt> {
         if self.has_runs()? {
             return Err(self.wrong("an attribute without value in file record"));
         }
@@ -212,18 +221,18 @@ impl<'a> Attribute<'a> {
     }
 
     /// First cluster of the value that these runs are for.
-    pub(super) fn first(&self) -> Result<u64, Doubt> {
+    pub(crate) fn first(&self) -> Result<u64, Doubt> {
         self.bytes.le64(16)
     }
 
     /// Allocated, real and initialized bytes; only the attribute's first part has them.
-    pub(super) fn sizes(&self) -> Result<[u64; 3], Doubt> {
+    pub(crate) fn sizes(&self) -> Result<[u64; 3], Doubt> {
         Ok([self.bytes.le64(40)?, self.bytes.le64(48)?, self.bytes.le64(56)?])
     }
 
     /// The runs: pairs of a length and a distance to the place of the run before, each with as many bytes as the pair's
     /// first byte says.
-    pub(super) fn runs(&self, boot: &Boot) -> Result<Vec<Run>, Doubt> {
+    pub(crate) fn runs(&self, boot: &Boot) -> Result<Vec<Run>, Doubt> {
         let wrong = || self.wrong("runs of file record");
         let mut pairs = self.bytes.get(usize::from(self.bytes.le16(32)?)..).ok_or_else(wrong)?;
         let (mut runs, mut at, mut total) = (Vec::new(), 0_i64, 0_u64);
@@ -261,7 +270,7 @@ impl<'a> Attribute<'a> {
     }
 
     /// Where on the volume its runs are; nothing for a value that is inside.
-    pub(super) fn extents(&self, boot: &Boot) -> Result<Vec<Extent>, Doubt> {
+    pub(crate) fn extents(&self, boot: &Boot) -> Result<Vec<Extent>, Doubt> {
         if !self.has_runs()? {
             self.value()?;
             return Ok(Vec::new());
@@ -275,7 +284,7 @@ impl<'a> Attribute<'a> {
 }
 
 impl Run {
-    pub(super) fn extent(&self, boot: &Boot) -> Option<Extent> {
+    pub(crate) fn extent(&self, boot: &Boot) -> Option<Extent> {
         let offset = boot.place(self.at?);
         Some(Extent { offset, bytes: boot.place(self.clusters) })
     }
@@ -290,12 +299,12 @@ fn signed(bytes: &[u8]) -> Option<i64> {
 }
 
 /// Whether UTF-16 text is this name.
-pub(super) fn is(utf16: &[u8], name: &str) -> bool {
+pub(crate) fn is(utf16: &[u8], name: &str) -> bool {
     utf16.chunks(2).eq(name.encode_utf16().map(u16::to_le_bytes))
 }
 
 /// Whether UTF-16 text is this name of ASCII letters, in capitals or not.
-pub(super) fn is_like(utf16: &[u8], name: &str) -> bool {
+pub(crate) fn is_like(utf16: &[u8], name: &str) -> bool {
     let lower = |unit: &[u8]| match unit {
         [byte, 0] => byte.to_ascii_lowercase(),
         _ => 0,

@@ -15,16 +15,17 @@ const RUNS_MAX: usize = 1 << 20;
 
 /// Where values outside of records are read from.
 #[derive(Clone, Copy)]
-pub(super) struct Disk<'a> {
-    pub(super) volume: View<'a>,
-    pub(super) boot: Boot,
+pub(crate) struct Disk<'a> {
+    pub(crate) volume: View<'a>,
+    pub(crate) boot: Boot,
 }
 
 /// A value.
 #[derive(Clone, Debug)]
-pub(super) struct Stream {
+pub(crate) struct Stream {
     kept: Kept,
     flags: u16,
+    compression_unit: u8,
     bytes: u64,
     allocated_bytes: u64,
     initialized_bytes: u64,
@@ -39,13 +40,21 @@ enum Kept {
 
 impl Stream {
     /// The value, or its first part.
-    pub(super) fn of(attribute: &Attribute<'_>, boot: &Boot) -> Result<Self, Doubt> {
+    pub(crate) fn of(attribute: &Attribute<'_>, boot: &Boot) -> Result<Self, Doubt> {
         let flags = attribute.flags()?;
         if !attribute.has_runs()? {
             let value = attribute.value()?.to_vec();
             let bytes = u64::try_from(value.len()).unwrap_or(u64::MAX);
             let kept = Kept::Inside(value);
-            return Ok(Self { kept, flags, bytes, allocated_bytes: bytes, initialized_bytes: bytes });
+            let compression_unit = 0;
+            return Ok(Self {
+                kept,
+                flags,
+                compression_unit,
+                bytes,
+                allocated_bytes: bytes,
+                initialized_bytes: bytes,
+            });
         }
         let [allocated_bytes, bytes, initialized_bytes] = attribute.sizes()?;
         let packed = flags & NOT_PLAIN != 0;
@@ -53,13 +62,14 @@ impl Stream {
             return Err(Doubt::Impossible { place: "bytes of an attribute", found: bytes });
         }
         let kept = Kept::Elsewhere(Vec::new(), 0);
-        let mut stream = Self { kept, flags, bytes, allocated_bytes, initialized_bytes };
+        let compression_unit = attribute.compression_unit()?;
+        let mut stream = Self { kept, flags, compression_unit, bytes, allocated_bytes, initialized_bytes };
         stream.extend(attribute, boot)?;
         Ok(stream)
     }
 
     /// Adds the next part.
-    pub(super) fn extend(&mut self, attribute: &Attribute<'_>, boot: &Boot) -> Result<(), Doubt> {
+    pub(crate) fn extend(&mut self, attribute: &Attribute<'_>, boot: &Boot) -> Result<(), Doubt> {
         let wrong = |found| Doubt::Impossible { place: "part of an attribute that begins at", found };
         let Kept::Elsewhere(runs, next) = &mut self.kept else { return Err(wrong(0)) };
         if !attribute.has_runs()? || attribute.first()? != *next {
@@ -76,7 +86,7 @@ impl Stream {
     }
 
     /// The cluster at which the next part begins.
-    pub(super) fn next(&self) -> u64 {
+    pub(crate) fn next(&self) -> u64 {
         match &self.kept {
             Kept::Inside(_) => 0,
             Kept::Elsewhere(_, next) => *next,
@@ -84,7 +94,7 @@ impl Stream {
     }
 
     /// When all parts are there: they must make up what was allocated.
-    pub(super) fn check_complete(&self, boot: &Boot) -> Result<(), Doubt> {
+    pub(crate) fn check_complete(&self, boot: &Boot) -> Result<(), Doubt> {
         let Kept::Elsewhere(_, next) = &self.kept else { return Ok(()) };
         // Without holes, more clusters than the volume has are some of them twice, and reading it would have no end.
         if self.is_plain() && *next > boot.clusters {
@@ -98,14 +108,14 @@ impl Stream {
     }
 
     /// Doubts a value that is compressed, sparse, encrypted or has a hole.
-    pub(super) fn check_plain(&self, place: &'static str) -> Result<(), Doubt> {
+    pub(crate) fn check_plain(&self, place: &'static str) -> Result<(), Doubt> {
         match self.is_plain() {
             true => Ok(()),
             false => Err(Doubt::Feature { place, found: self.flags.into() }),
         }
     }
 
-    pub(super) fn is_plain(&self) -> bool {
+    pub(crate) fn is_plain(&self) -> bool {
         match &self.kept {
             // Flags on the index of a folder are for the files to come.
             Kept::Inside(_) => true,
@@ -115,20 +125,44 @@ impl Stream {
         }
     }
 
-    pub(super) fn is_inside(&self) -> bool {
+    /// The value, when it is inside.
+    pub(crate) fn inside(&self) -> Option<&[u8]> {
+        match &self.kept {
+            Kept::Inside(value) => Some(value),
+            Kept::Elsewhere(..) => None,
+        }
+    }
+
+    /// The run with a cluster of the value, and how many clusters of it lie before that one; `None` behind the last.
+    pub(crate) fn run_at(&self, cluster: u64) -> Option<(u64, Run)> {
+        let Kept::Elsewhere(runs, _) = &self.kept else { return None };
+        let index = runs.partition_point(|(first, run)| first.saturating_add(run.clusters) <= cluster);
+        let (first, run) = runs.get(index)?;
+        Some((cluster.saturating_sub(*first), *run))
+    }
+
+    pub(crate) fn flags(&self) -> u16 {
+        self.flags
+    }
+
+    pub(crate) fn compression_unit(&self) -> u8 {
+        self.compression_unit
+    }
+
+    pub(crate) fn is_inside(&self) -> bool {
         matches!(self.kept, Kept::Inside(_))
     }
 
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    pub(super) fn initialized_bytes(&self) -> u64 {
+    pub(crate) fn initialized_bytes(&self) -> u64 {
         self.initialized_bytes
     }
 
     /// Where it is on the volume: sorted and merged; `None` when two of its runs overlap.
-    pub(super) fn extents(&self, boot: &Boot) -> Option<Vec<Extent>> {
+    pub(crate) fn extents(&self, boot: &Boot) -> Option<Vec<Extent>> {
         let Kept::Elsewhere(runs, _) = &self.kept else { return Some(Vec::new()) };
         let mut extents: Vec<Extent> = runs.iter().filter_map(|(_, run)| run.extent(boot)).collect();
         extents.sort_unstable();
@@ -146,7 +180,7 @@ impl Stream {
     }
 
     /// The first cluster on the volume.
-    pub(super) fn first_cluster(&self) -> Option<u64> {
+    pub(crate) fn first_cluster(&self) -> Option<u64> {
         match &self.kept {
             Kept::Inside(_) => None,
             Kept::Elsewhere(runs, _) => runs.first()?.1.at,
@@ -154,7 +188,7 @@ impl Stream {
     }
 
     /// `len` bytes at `offset` of the value.
-    pub(super) fn read(&self, disk: Disk<'_>, offset: u64, len: u64) -> Result<Vec<u8>, Doubt> {
+    pub(crate) fn read(&self, disk: Disk<'_>, offset: u64, len: u64) -> Result<Vec<u8>, Doubt> {
         let outside = || Doubt::Outside { offset, bytes: len, found: self.bytes };
         // Whatever the runs are, no more is in memory than one read would give.
         if usize::try_from(len).map_or(true, |len| len > READ_BYTES_MAX) {

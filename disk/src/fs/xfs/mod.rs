@@ -19,7 +19,7 @@ use super::crc::crc32c;
 use super::view::{Fields, View};
 use super::{Allocation, Doubt};
 use crate::map::FreeMap;
-use superblock::Superblock;
+pub(crate) use superblock::Superblock;
 
 pub(super) fn allocation(volume: &View<'_>) -> Result<Allocation, Doubt> {
     let superblock = Superblock::read(volume)?;
@@ -34,8 +34,14 @@ pub(super) fn allocation(volume: &View<'_>) -> Result<Allocation, Doubt> {
     Ok(Allocation { kind: "xfs", free: free.finish(), excluded: Vec::new() })
 }
 
+/// Doubts a log in which something is to be replayed, or that cannot be looked at.
+pub(crate) fn check_log(volume: &View<'_>, superblock: &Superblock) -> Result<(), Doubt> {
+    superblock.check_log()?;
+    log::check(volume, superblock)
+}
+
 /// CRC-32C of a structure, whose own place counts as zeros; little endian: libxfs/xfs_cksum.h.
-fn check_sum(bytes: &[u8], at: usize, place: &'static str, number: u64) -> Result<(), Doubt> {
+pub(crate) fn check_sum(bytes: &[u8], at: usize, place: &'static str, number: u64) -> Result<(), Doubt> {
     let before = bytes.part(0, at)?;
     let after = bytes.get(at.saturating_add(4)..).ok_or(Doubt::Short { at })?;
     let sum = !crc32c(crc32c(crc32c(!0, before), &[0; 4]), after);

@@ -8,9 +8,10 @@
 use super::super::Doubt;
 use super::super::view::{Fields, View};
 use super::{check_sum, same};
+use crate::Extent;
 
 /// A UUID.
-pub(super) type Uuid = [u8; 16];
+pub(crate) type Uuid = [u8; 16];
 
 /// Bits of `sb_versionnum` above the number: all are known but shared read-only mounts, `XFS_SB_VERSION_SHAREDBIT`.
 const SHARED: u16 = 0x0200;
@@ -42,42 +43,63 @@ const LOG_BYTES_MAX: u64 = 2 << 30;
 
 /// What the superblock says.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Superblock {
-    pub(super) block_bytes: u64,
-    pub(super) sector_bytes: u64,
-    pub(super) blocks: u64,
-    pub(super) group_blocks: u64,
-    pub(super) groups: u64,
-    pub(super) free_blocks: u64,
-    pub(super) lazy_counters: bool,
+pub(crate) struct Superblock {
+    pub(crate) block_bytes: u64,
+    pub(crate) sector_bytes: u64,
+    pub(crate) blocks: u64,
+    pub(crate) group_blocks: u64,
+    pub(crate) groups: u64,
+    pub(crate) free_blocks: u64,
+    pub(crate) lazy_counters: bool,
     /// Version 5.
-    pub(super) has_sums: bool,
-    pub(super) uuid: Uuid,
+    pub(crate) has_sums: bool,
+    pub(crate) uuid: Uuid,
     /// What metadata is marked with.
-    pub(super) meta_uuid: Uuid,
+    pub(crate) meta_uuid: Uuid,
     /// First block, counted from the volume's start, and blocks of the log.
-    pub(super) log_start: u64,
-    pub(super) log_blocks: u64,
-    pub(super) log_v2: bool,
+    pub(crate) log_start: u64,
+    pub(crate) log_blocks: u64,
+    pub(crate) log_v2: bool,
+    group_log: u64,
 }
 
 impl Superblock {
+    /// One whose free blocks can be told.
     pub(super) fn read(volume: &View<'_>) -> Result<Self, Doubt> {
+        let head = Self::head(volume)?;
+        if head.be16(100)? & 0xf == 5 {
+            check_writing(&head)?;
+        }
+        check_sound(&head)?;
+        let superblock = Self::decode(&head, volume.bytes())?;
+        superblock.check_log()?;
+        Ok(superblock)
+    }
+
+    /// Its sector, when all that must be known to read it is known.
+    pub(crate) fn head(volume: &View<'_>) -> Result<Vec<u8>, Doubt> {
         let head = volume.read(0, 512)?;
         if head.be32(0)? != 0x5846_5342 {
             return Err(Doubt::Impossible { place: "signature of the superblock", found: 0 });
         }
         let sector_bytes = power_of_two(&head, "bytes of a sector", head.be16(102)?.into(), 121, SECTOR_LOG)?;
         let head = volume.read(0, super::size(sector_bytes))?;
-        let has_sums = check_version(&head)?;
-        if has_sums {
+        if check_version(&head)? {
             check_sum(&head, 224, "superblock", 0)?;
-            check_features(&head)?;
+            check_reading(&head)?;
         }
-        check_sound(&head)?;
-        let block_bytes = power_of_two(&head, "bytes of a block", head.be32(4)?.into(), 120, BLOCK_LOG)?;
+        match head.byte(126)? {
+            0 => Ok(head),
+            _ => Err(Doubt::NotClean { place: "superblock" }),
+        }
+    }
+
+    /// What it says, on a volume of so many bytes.
+    pub(crate) fn decode(head: &[u8], volume_bytes: u64) -> Result<Self, Doubt> {
+        let has_sums = check_version(head)?;
+        let block_bytes = power_of_two(head, "bytes of a block", head.be32(4)?.into(), 120, BLOCK_LOG)?;
         let (blocks, group_blocks) = (head.be64(8)?, u64::from(head.be32(84)?));
-        let (expected, found) = (blocks.saturating_mul(block_bytes), volume.bytes());
+        let (expected, found) = (blocks.saturating_mul(block_bytes), volume_bytes);
         if expected > found {
             return Err(Doubt::TooLarge { expected, found });
         }
@@ -91,9 +113,9 @@ impl Superblock {
         same("groups", groups, head.be32(88)?.into())?;
         let uuid = head.array(32)?;
         let own = has_sums && head.be32(216)? & META_UUID != 0;
-        let superblock = Self {
+        Ok(Self {
             block_bytes,
-            sector_bytes,
+            sector_bytes: head.be16(102)?.into(),
             blocks,
             group_blocks,
             groups,
@@ -106,29 +128,39 @@ impl Superblock {
             log_start: block_of(head.be64(48)?, group_log, group_blocks)?,
             log_blocks: head.be32(96)?.into(),
             log_v2: head.be16(100)? & LOG_V2 != 0,
-        };
-        superblock.check_log()?;
-        Ok(superblock)
+            group_log,
+        })
+    }
+
+    /// Where so many blocks lie that begin with one that is named as inodes and trees name it; never in two groups.
+    pub(crate) fn extent(&self, first: u64, blocks: u64) -> Result<Extent, Doubt> {
+        let block = block_of(first, self.group_log, self.group_blocks)?;
+        let own = block.checked_rem(self.group_blocks).unwrap_or(0);
+        let (start, len) = self.group(block.saturating_sub(own).checked_div(self.group_blocks).unwrap_or(0));
+        if block < start || blocks > len.saturating_sub(own) {
+            return Err(Doubt::Impossible { place: "number of a block", found: first });
+        }
+        Ok(Extent { offset: self.place(block), bytes: self.place(blocks) })
     }
 
     /// All that the filesystem has: what is behind it on the volume is used.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         // Was compared with the volume's size.
         self.place(self.blocks)
     }
 
     /// Where a block begins.
-    pub(super) fn place(&self, block: u64) -> u64 {
+    pub(crate) fn place(&self, block: u64) -> u64 {
         block.saturating_mul(self.block_bytes)
     }
 
     /// First block of a group, and how many it has: the last may have fewer.
-    pub(super) fn group(&self, number: u64) -> (u64, u64) {
+    pub(crate) fn group(&self, number: u64) -> (u64, u64) {
         let first = number.saturating_mul(self.group_blocks);
         (first, self.blocks.saturating_sub(first).min(self.group_blocks))
     }
 
-    fn check_log(&self) -> Result<(), Doubt> {
+    pub(super) fn check_log(&self) -> Result<(), Doubt> {
         let end = self.log_start.saturating_add(self.log_blocks);
         let bytes = self.place(self.log_blocks);
         // It lies in one group.
@@ -159,28 +191,31 @@ fn check_version(head: &[u8]) -> Result<bool, Doubt> {
     }
 }
 
-/// Those of version 5.
-fn check_features(head: &[u8]) -> Result<(), Doubt> {
+/// Features of version 5 that change where things are.
+fn check_reading(head: &[u8]) -> Result<(), Doubt> {
     let incompat = head.be32(216)?;
     if incompat & NEEDS_REPAIR != 0 {
         return Err(Doubt::Damaged { place: "superblock" });
     }
-    for (place, found, known) in [
-        ("XFS, features for writing", head.be32(212)?, RO_COMPAT),
-        ("XFS, features", incompat, INCOMPAT),
-        ("XFS, features of the log", head.be32(220)?, LOG_INCOMPAT),
-    ] {
-        if found & !known != 0 {
-            return Err(Doubt::Feature { place, found: (found & !known).into() });
-        }
-    }
-    Ok(())
+    unknown("XFS, features", incompat, INCOMPAT)
 }
 
-/// Made to the end, and all on this device.
+/// Those that change what is free.
+fn check_writing(head: &[u8]) -> Result<(), Doubt> {
+    unknown("XFS, features for writing", head.be32(212)?, RO_COMPAT)?;
+    unknown("XFS, features of the log", head.be32(220)?, LOG_INCOMPAT)
+}
+
+fn unknown(place: &'static str, found: u32, known: u32) -> Result<(), Doubt> {
+    match found & !known {
+        0 => Ok(()),
+        found => Err(Doubt::Feature { place, found: found.into() }),
+    }
+}
+
+/// All on this device, and not shared.
 fn check_sound(head: &[u8]) -> Result<(), Doubt> {
-    let (in_progress, shared) = (head.byte(126)?, head.byte(179)?);
-    if in_progress != 0 || shared != 0 {
+    if head.byte(179)? != 0 {
         return Err(Doubt::NotClean { place: "superblock" });
     }
     if head.be64(48)? == 0 {

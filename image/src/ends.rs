@@ -1,6 +1,6 @@
 //! The two ends of a target, which make it a disk that boots: broken before the first write, written last.
 //!
-//! A machine must never boot from half of an image. The primary partition table and boot code lie at the start, the
+//! A machine must never boot from half of a disk. The primary partition table and boot code lie at the start, the
 //! backup GPT at the end, and firmware uses the second when the first is broken: so both are zeroed, and synced, before
 //! anything else changes. Promise: a target whose content needs no change is not touched.
 //! Knows nothing of what the ends should hold.
@@ -20,15 +20,15 @@ const ALIGNMENT: u64 = 4096;
 
 /// The ends and what lies between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ends {
-    pub(super) head: Extent,
-    pub(super) body: Extent,
-    pub(super) foot: Extent,
+pub(crate) struct Ends {
+    pub(crate) head: Extent,
+    pub(crate) body: Extent,
+    pub(crate) foot: Extent,
 }
 
 impl Ends {
     /// Of the first `bytes` of a target. What is not larger than two ends is all head.
-    pub(super) fn new(bytes: u64) -> Ends {
+    pub(crate) fn new(bytes: u64) -> Ends {
         let extent = |offset: u64, end: u64| Extent { offset, bytes: end - offset };
         if bytes <= 2 * END_BYTES {
             return Ends { head: extent(0, bytes), body: extent(bytes, bytes), foot: extent(bytes, bytes) };
@@ -39,18 +39,18 @@ impl Ends {
 }
 
 /// Breaks the ends once, before the first write to the body.
-pub(super) struct Guard<'a> {
+pub(crate) struct Guard<'a> {
     target: &'a dyn WriteAt,
-    ends: Ends,
+    ends: Vec<Extent>,
     progress: &'a dyn Progress,
     broken: Mutex<bool>,
 }
 
 impl<'a> Guard<'a> {
-    /// `broken`: there is nothing to break, the target being empty.
-    pub(super) fn new(
+    /// `ends` is what becomes zeros, in this order. `broken`: there is nothing to break, the target being empty.
+    pub(crate) fn new(
         target: &'a dyn WriteAt,
-        ends: Ends,
+        ends: Vec<Extent>,
         broken: bool,
         progress: &'a dyn Progress,
     ) -> Guard<'a> {
@@ -58,15 +58,15 @@ impl<'a> Guard<'a> {
     }
 
     /// To be called before each write to the body; others wait until it is done.
-    pub(super) fn before_write(&self) -> Result<(), Error> {
+    pub(crate) fn before_write(&self) -> Result<(), Error> {
         let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
         if *broken {
             return Ok(());
         }
         self.progress.note(Note::HeadZeroed);
-        for end in [self.ends.head, self.ends.foot] {
+        for end in &self.ends {
             let failed = |source| Error::WriteTarget { offset: end.offset, bytes: end.bytes, source };
-            self.target.write_zeros_at(end).map_err(failed)?;
+            self.target.write_zeros_at(*end).map_err(failed)?;
         }
         self.target.sync()?;
         *broken = true;

@@ -16,18 +16,18 @@ const WORTH: u64 = 8;
 
 /// See the file's head.
 #[derive(Debug, Default)]
-pub(super) struct Asking {
+pub(crate) struct Asking {
     misses: AtomicU64,
 }
 
 impl Asking {
     /// Whether to read the step with this number.
-    pub(super) fn is_worth(&self, step: u64) -> bool {
+    pub(crate) fn is_worth(&self, step: u64) -> bool {
         self.misses.load(Ordering::Relaxed) < MISSES_MAX || step.is_multiple_of(PROBE_STEPS)
     }
 
     /// What reading a step was good for.
-    pub(super) fn learn(&self, step_bytes: u64, unchanged_bytes: u64) {
+    pub(crate) fn learn(&self, step_bytes: u64, unchanged_bytes: u64) {
         if unchanged_bytes.saturating_mul(WORTH) >= step_bytes {
             self.misses.store(0, Ordering::Relaxed);
         } else {
