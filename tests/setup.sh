@@ -5,6 +5,7 @@ set -eu
 
 packages="fdisk gdisk dosfstools mtools ntfs-3g xfsprogs btrfs-progs e2fsprogs util-linux mount
     exfatprogs exfat-fuse partclone f2fs-tools lvm2 cryptsetup-bin attr libcap2-bin procps
+    libnbd-bin qemu-utils
     gcc libc6-dev make python3 zstd python3-zstandard
     qemu-system-x86 ovmf grub-pc-bin grub-efi-amd64-bin grub-common busybox-static cpio kmod xz-utils"
 # A kernel for virtual machines: small, quick to start.

@@ -72,6 +72,10 @@ pub(crate) enum Verb {
     Mount(commands::mount::Args),
     /// Check that an image can be read whole, or that a device holds it
     Verify(commands::verify::Args),
+    /// Write an image as a virtual machine's disk file: qcow2, vhdx, vmdk, vdi or raw
+    Export(commands::export::Args),
+    /// Serve an image as a network block device to nbdcopy, qemu or a kernel
+    Nbd(commands::nbd::Args),
     /// Check the whole store for damage
     Scrub(commands::scrub::Args),
     /// Forget images by name or by rules; `undelete` brings them back until `gc`
@@ -128,6 +132,8 @@ mod tests {
             "clone",
             "mount",
             "verify",
+            "export",
+            "nbd",
             "scrub",
             "forget",
             "undelete",
@@ -145,7 +151,7 @@ mod tests {
         ] {
             assert!(help.contains(verb), "{verb}");
         }
-        for verb in ["nbd", "  man", "  exit-codes", "  key", "  web"] {
+        for verb in ["  man", "  exit-codes", "  key", "  web"] {
             assert!(!help.contains(verb), "{verb}");
         }
     }

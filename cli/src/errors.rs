@@ -86,6 +86,9 @@ fn judge(link: &(dyn StdError + 'static)) -> Option<Judgement> {
     if let Some(error) = link.downcast_ref::<store::Error>() {
         return Some(of_store(error));
     }
+    if let Some(error) = link.downcast_ref::<mount::nbd::Error>() {
+        return Some(of_nbd(error));
+    }
     link.downcast_ref::<disk::Error>().map(of_disk)
 }
 
@@ -149,6 +152,13 @@ fn of_image(error: &image::Error) -> Option<Judgement> {
         E::SourceInfo { .. } | E::Regions { .. } => {
             told(Exit::Damage, "a newer version of cas may know it; `cas scrub` checks the image itself")
         }
+        E::Overlay { .. } => match error.family() {
+            image::Family::Damaged => {
+                told(Exit::Damage, "what was written to it can't be told any more; begin another")
+            }
+            image::Family::Unsupported => told(Exit::Failed, "this needs a newer version of cas"),
+            _ => told(Exit::Refused, "an overlay goes with one image; name that, or another file"),
+        },
         // Reading and writing devices and chunks: the cause says more.
         _ => None,
     }
@@ -193,6 +203,16 @@ fn of_store(error: &store::Error) -> Judgement {
             "check that the store's disk is there and writable (`dmesg`, `df`), then run the command again",
         ),
     }
+}
+
+fn of_nbd(error: &mount::nbd::Error) -> Judgement {
+    use mount::nbd::Error as E;
+    let hint = match error {
+        E::Taken { .. } => "another `cas nbd` may serve there; name another socket with --socket",
+        E::LongPath { .. } => "sockets need short paths; name one with --socket",
+        _ => "name another place with --socket or --listen",
+    };
+    (Exit::Failed, Some(hint.to_owned()))
 }
 
 fn of_disk(error: &disk::Error) -> Judgement {

@@ -46,6 +46,11 @@ impl Signals {
         self.stop.load(Ordering::Relaxed)
     }
 
+    /// The request was followed; from here on the next one is the first again.
+    pub(crate) fn followed(&self) {
+        self.stop.store(false, Ordering::Relaxed);
+    }
+
     /// Whether a line of progress was asked for since the last call.
     pub(crate) fn take_report(&self) -> bool {
         self.report.swap(false, Ordering::Relaxed)

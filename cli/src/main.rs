@@ -67,6 +67,8 @@ fn run(cli: Cli, ui: &Arc<Ui>) -> anyhow::Result<Exit> {
         Verb::Clone(args) => commands::clone::run(&context, args),
         Verb::Mount(args) => commands::mount::run(&context, args),
         Verb::Verify(args) => commands::verify::run(&context, args),
+        Verb::Export(args) => commands::export::run(&context, args),
+        Verb::Nbd(args) => commands::nbd::run(&context, args),
         Verb::Scrub(args) => commands::scrub::run(&context, args),
         Verb::Forget(args) => commands::forget::run(&context, args),
         Verb::Undelete(args) => commands::undelete::run(&context, args),

@@ -15,6 +15,7 @@ use store::{
 use crate::cutter::{ChunkSink, CutRule, CutRun, Cutter};
 use crate::guided::{Guided, guide_of, guide_segment};
 use crate::rescue::Rescuer;
+use crate::save::Unchanged;
 use crate::segment::{BLOCK_BYTES, Grid, Segment, in_memory};
 use crate::source::join_extents;
 use crate::used::{Survey, UsedBlocks, survey};
@@ -73,14 +74,25 @@ pub fn capture(
     options: &CaptureOptions,
     progress: &dyn Progress,
 ) -> Result<Captured, Error> {
-    let mut attempt = 1;
     let mut options = options.clone();
+    again(progress, || match capture_once(source, device, store, &options, None, WINDOW_BYTES, progress) {
+        Err(Error::SourceInUse) => {
+            options.in_use_only = false;
+            progress.note(Note::CapturingWhole);
+            capture_once(source, device, store, &options, None, WINDOW_BYTES, progress)
+        }
+        result => result,
+    })
+}
+
+/// Captures again when a collector was faster.
+pub(crate) fn again(
+    progress: &dyn Progress,
+    mut capture: impl FnMut() -> Result<Captured, Error>,
+) -> Result<Captured, Error> {
+    let mut attempt = 1;
     loop {
-        match capture_once(source, device, store, &options, WINDOW_BYTES, progress) {
-            Err(Error::SourceInUse) => {
-                options.in_use_only = false;
-                progress.note(Note::CapturingWhole);
-            }
+        match capture() {
             Err(Error::Store(store::Error::PacksVanished { .. })) if attempt < CAPTURE_ATTEMPTS_MAX => {
                 attempt += 1;
                 progress.note(Note::CapturingAgain { attempt });
@@ -91,17 +103,21 @@ pub fn capture(
 }
 
 /// One try, with the window size as an argument so that tests can show that it does not matter.
-fn capture_once(
+pub(crate) fn capture_once(
     source: &SourceInfo,
     device: &dyn ReadAt,
     store: &Store,
     options: &CaptureOptions,
+    unchanged: Option<&Unchanged<'_>>,
     window_bytes: usize,
     progress: &dyn Progress,
 ) -> Result<Captured, Error> {
     let rule = cut_rule(store)?;
     let grid = Grid::new(&source.regions, store.config().segment_bytes)?;
-    let parent = newest_image_of(store, source, options)?;
+    let parent = match unchanged {
+        Some(unchanged) => Some(unchanged.parent()),
+        None => newest_image_of(store, source, options)?,
+    };
     let writer = store.writer(&options.writer)?;
     if let Some(text) = writer.catalogue_state().note() {
         progress.note(Note::Store(&text));
@@ -113,7 +129,8 @@ fn capture_once(
     let rescuer = Rescuer::new(&used, device, progress);
     let guide = guide_of(store, &writer, parent);
     let (guide, bad) = (guide.as_ref(), Mutex::default());
-    let job = Job { device: &used, rescuer, rule, writer: &writer, guide, window_bytes, progress, bad };
+    let job =
+        Job { device: &used, rescuer, rule, writer: &writer, guide, unchanged, window_bytes, progress, bad };
     let room = carry_room(&rule);
     let buffer = || AlignedBuffer::new(room + window_bytes);
     let done = workers::run(options.threads, grid.len(), progress, buffer, |buffer, number| {
@@ -206,6 +223,7 @@ struct Job<'a> {
     rule: CutRule,
     writer: &'a Writer,
     guide: Option<&'a Guide>,
+    unchanged: Option<&'a Unchanged<'a>>,
     window_bytes: usize,
     progress: &'a dyn Progress,
     bad: Mutex<Vec<Extent>>,
@@ -216,6 +234,9 @@ fn capture_segment(job: &Job, segment: &Segment, buffer: &mut [u8], room: usize)
     let runs = if segment.excluded {
         job.progress.add(Counter::Done, segment.extent.bytes);
         vec![CutRun::Zeros(segment.extent.bytes)]
+    } else if let Some(runs) = job.unchanged.and_then(|it| it.runs(job.writer, segment.extent, &guide)) {
+        job.progress.add(Counter::Done, segment.extent.bytes);
+        runs
     } else {
         read_segment(job, segment.extent, &guide, buffer, room)?
     };
@@ -442,7 +463,8 @@ mod tests {
         let source = source(bytes.len(), volumes, &[]);
         let roots = |device: &dyn ReadAt, threads, window| {
             let (_home, store) = small_store();
-            let captured = capture_once(&source, device, &store, &options(threads), window, &()).unwrap();
+            let captured =
+                capture_once(&source, device, &store, &options(threads), None, window, &()).unwrap();
             assert_eq!(all_bytes(&store, captured.image), bytes);
             let manifest = captured.manifest;
             let statistics = manifest.statistics;

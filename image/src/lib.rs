@@ -30,6 +30,7 @@ mod reader;
 mod relayout;
 mod rescue;
 mod restore;
+mod save;
 mod segment;
 mod source;
 mod stream;
@@ -62,6 +63,7 @@ pub use restore::{
     Compare, Refusal, RestoreOptions, RestorePlan, RestoreReport, StreamReport, TargetFacts, TargetKind,
     Warning, plan_restore, plan_restore_file, restore, restore_to_stream,
 };
+pub use save::save_overlay;
 pub use segment::{Grid, Segment};
 pub use source::{SourceInfo, SourceRegion};
 pub use stream::capture_stream;

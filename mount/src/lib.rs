@@ -1,4 +1,4 @@
-//! Images and devices shown to other programs as files, by FUSE.
+//! Images and devices shown to other programs as files by FUSE, and as network block devices.
 //!
 //! Promise: what is read was checked or is an error: never wrong bytes. What was mounted is unmounted when the value that
 //! stands for it is dropped, lazily when someone still uses it.
@@ -10,6 +10,7 @@ mod error;
 mod failures;
 mod files;
 mod images;
+pub mod nbd;
 mod nodes;
 mod server;
 mod session;

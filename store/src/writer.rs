@@ -351,9 +351,15 @@ impl Writer {
         if plain.len() != chunk.bytes as usize || chunk_id(ChunkKind::Data, plain) != chunk.id {
             return None;
         }
+        Some(self.keep(chunk))
+    }
+
+    /// Hands in a chunk that a guide names, unread: where the device is known to hold what the guide's image held, as an
+    /// overlay knows of what was not written.
+    pub fn keep(&self, chunk: &GuideChunk) -> NewChunk {
         self.counters.chunks.fetch_add(1, Ordering::Relaxed);
         self.counters.data_bytes.fetch_add(u64::from(chunk.bytes), Ordering::Relaxed);
-        Some(NewChunk { id: chunk.id, bytes: chunk.bytes, known: true, place: Some(chunk.place) })
+        NewChunk { id: chunk.id, bytes: chunk.bytes, known: true, place: Some(chunk.place) }
     }
 
     /// One segment of the image. Segments are numbered from 0 without gaps, in any order, each once.

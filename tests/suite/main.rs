@@ -14,6 +14,7 @@ mod golden;
 mod kills;
 mod layouts;
 mod mount;
+mod nbd;
 mod refusals;
 mod roundtrip;
 mod sources;

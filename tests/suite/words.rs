@@ -108,6 +108,7 @@ fn words_every_verb_of_the_help_has_a_help() {
 fn words_the_help_lists_only_verbs_that_work() {
     let shelf = Shelf::new();
     let (disk, other, target) = (shelf.path("disk.img"), shelf.path("other"), shelf.path("target"));
+    let exported = shelf.path("exported");
     let copy = shelf.path("copy");
     let tries: &[&[&str]] = &[
         &["init", &other],
@@ -121,6 +122,9 @@ fn words_the_help_lists_only_verbs_that_work() {
         &["ls", "latest"],
         &["find", "*"],
         &["verify", "latest"],
+        &["export", "latest", &exported, "--format", "raw"],
+        // Nobody is at the other end.
+        &["nbd", "latest", "--stdio"],
         &["scrub"],
         &["forget", &shelf.images[0]],
         &["undelete", &shelf.images[0]],

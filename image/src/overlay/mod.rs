@@ -30,8 +30,9 @@ use crate::segment::in_memory;
 const BLOCK: usize = 4096;
 const BLOCK_BYTES: u64 = BLOCK as u64;
 
-/// An extent of data is no longer than this, so that a question about one place need not go through terabytes.
-const DATA_BYTES_MAX: u64 = 1 << 30;
+/// An extent of data is no longer than this: a server asks before each read, and a stored image answers for 4 MiB at a
+/// time, from a table that may have to be fetched.
+const DATA_BYTES_MAX: u64 = 4 << 20;
 
 /// What is wrong with a file that should be an overlay.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -368,7 +369,7 @@ impl ReadAt for Overlay {
         Ok(())
     }
 
-    /// What was written, and the base's data where it was not; an extent is at most 1 GiB long.
+    /// What was written, and the base's data where it was not; an extent is at most [`DATA_BYTES_MAX`] long.
     fn next_data(&self, offset: u64) -> Result<Option<Extent>, disk::Error> {
         let Some(mut data) = self.next_piece(offset)? else { return Ok(None) };
         while data.bytes < DATA_BYTES_MAX {
