@@ -99,6 +99,29 @@ fn root_one_partition_goes_onto_another_and_grows_with_it() {
     assert!(fs::read(&small).unwrap() == before, "the neighbour was written to");
 }
 
+/// What a summary says was written to its first target.
+fn written(ran: &Ran) -> u64 {
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let last = ran.stdout.lines().last().unwrap();
+    let summary: Value = serde_json::from_str(last).unwrap();
+    let one = &summary["targets"][0];
+    one["written_bytes"].as_u64().unwrap() + one["zeroed_bytes"].as_u64().unwrap()
+}
+
+/// Its boot sector says where it is on the disk, which nobody knows better.
+#[test]
+fn root_a_partition_back_in_its_own_place_is_what_it_was() {
+    let bench = Bench::new(Disk::mbr);
+    let target = bench.target("target.img", 144 * MIB, &[]);
+    cas_ok(&bench.store, &["restore", &bench.image, target.text(), "--yes"]);
+    for (number, _) in &bench.disk.volumes {
+        let node = target.partition(*number);
+        let again =
+            bench.cas(&["restore", &bench.volume(*number), node.to_str().unwrap(), "--yes", "--json"]);
+        assert_eq!(written(&again), 0, "partition {number}");
+    }
+}
+
 #[test]
 fn root_a_partition_gets_a_table_of_its_own() {
     let bench = Bench::new(layout);
@@ -188,15 +211,8 @@ fn root_a_clone_can_be_kept_and_repeated_at_the_cost_of_the_difference() {
     let bench = Bench::new(Disk::mbr);
     let target = bench.target("target.img", 144 * MIB, &[]);
     let arguments = ["clone", bench.disk.device.text(), target.text(), "--yes", "--json", "--also-keep"];
-    let written = |ran: Ran| -> u64 {
-        assert_eq!(ran.code, 0, "{ran:?}");
-        let last = ran.stdout.lines().last().unwrap().to_owned();
-        let summary: Value = serde_json::from_str(&last).unwrap();
-        let one = &summary["targets"][0];
-        one["written_bytes"].as_u64().unwrap() + one["zeroed_bytes"].as_u64().unwrap()
-    };
-    assert!(written(bench.cas(&arguments)) > 100 * MIB);
-    assert_eq!(written(bench.cas(&arguments)), 0);
+    assert!(written(&bench.cas(&arguments)) > 100 * MIB);
+    assert_eq!(written(&bench.cas(&arguments)), 0);
     for (number, _) in &bench.disk.volumes {
         bench.assert_volume(*number, &target.partition(*number));
     }
@@ -223,9 +239,10 @@ fn root_a_plan_writes_nothing_and_says_what_would_be() {
     assert!(fs::read(bench.path("target.img")).unwrap() == before, "the plan wrote");
 }
 
-/// A filesystem's tool that fails is the end of it, before the target is touched.
+/// A filesystem that its own checker gives up on keeps its size; when it must be changed, that is the end of it, before the
+/// target is touched.
 #[test]
-fn root_when_a_tool_fails_nothing_has_happened() {
+fn root_what_no_tool_can_change_stays_or_ends_it() {
     let bench = Bench::new(Disk::mbr);
     let node = bench.disk.device.partition(5);
     // A damage that e2fsck does not mend unasked: no more root folder.
@@ -235,9 +252,26 @@ fn root_when_a_tool_fails_nothing_has_happened() {
     let before = fs::read(bench.path("target.img")).unwrap();
     let work = bench.path("work");
     fs::create_dir(&work).unwrap();
-    let fit = ["--layout", "fit", "--yes", "--work-folder", work.to_str().unwrap()];
-    let failed = bench.cas(&[&["restore", &image, target.text()][..], &fit].concat());
+    let fit = [
+        "restore",
+        &image,
+        target.text(),
+        "--layout",
+        "fit",
+        "--yes",
+        "--work-folder",
+        work.to_str().unwrap(),
+    ];
+    let failed = bench.cas(&[&fit[..], &["--new-ids"]].concat());
     assert_ne!(failed.code, 0, "{failed:?}");
+    assert!(failed.stderr.contains("e2fsck"), "{failed:?}");
     assert!(fs::read(bench.path("target.img")).unwrap() == before, "the target was written to");
+    assert_eq!(fs::read_dir(&work).unwrap().count(), 0, "something was left in the work folder");
+
+    let fitted = bench.cas(&fit);
+    assert_eq!(fitted.code, 0, "{fitted:?}");
+    assert!(fitted.stderr.contains("partition 5: it keeps its size: e2fsck"), "{fitted:?}");
+    assert!(fs::read(target.partition(5)).unwrap() == fs::read(&node).unwrap());
+    bench.assert_volume(6, &target.partition(6));
     assert_eq!(fs::read_dir(&work).unwrap().count(), 0, "something was left in the work folder");
 }
