@@ -5,10 +5,11 @@
 use crate::args::Context;
 use crate::catalog;
 use crate::errors::Said;
+use crate::exit::Exit;
 use crate::naming::{Narrow, Place};
 use crate::units;
 use anyhow::Result;
-use disk::files::{FileInfo, FileKind, FileTime};
+use disk::files::{FileInfo, FileKind, FileTime, FilesError};
 use image::{ImageReader, VolumeFiles, VolumeLine};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -55,9 +56,17 @@ fn only(image: &str, lines: &[VolumeLine]) -> Result<u32, Said> {
     }
 }
 
-/// A path as people read it. Never empty.
+/// A path as people read it, in one line. Never empty.
 pub(crate) fn shown(path: &[u8]) -> String {
-    if path.is_empty() { "/".to_owned() } else { String::from_utf8_lossy(path).into_owned() }
+    if path.is_empty() { "/".to_owned() } else { String::from_utf8_lossy(path).replace('\n', "\\n") }
+}
+
+/// What it means for the whole that a file could not be read: what is not supported is no damage.
+pub(crate) fn exit_of(error: &FilesError) -> Exit {
+    match error {
+        FilesError::Unsupported { .. } => Exit::Incomplete,
+        _ => Exit::Damage,
+    }
 }
 
 /// `-rwsr-xr-x`, as ls writes it.

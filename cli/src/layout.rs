@@ -59,8 +59,14 @@ impl LayoutArgs {
                 Said::usage("--create-partition: which partition? name it with the image: IMAGE:2").into()
             );
         }
+        let mode = self.mode()?;
+        if volume.is_some() && !self.create_partition && matches!(mode, Mode::Explicit(_)) {
+            return Err(
+                Said::usage("--layout FILE: a single partition has no layout: keep, grow or fit").into()
+            );
+        }
         Ok(LayoutOptions {
-            mode: self.mode()?,
+            mode,
             to_gpt: self.to_gpt,
             partitions: (!self.partitions.is_empty()).then(|| self.partitions.clone()),
             volume,

@@ -248,7 +248,9 @@ impl<W: Write> Archive for Zip<'_, W> {
         if self.broken.is_some() {
             return Ok(());
         }
-        let Ok(name) = str::from_utf8(name) else { return Err(FindingKind::Name) };
+        // Where names have backslashes, they would be folders.
+        let name = str::from_utf8(name).ok().filter(|name| !name.contains('\\'));
+        let Some(name) = name else { return Err(FindingKind::Name) };
         let options = zip::write::SimpleFileOptions::default()
             .compression_method(zip::CompressionMethod::Deflated)
             .unix_permissions(met.info.mode)
@@ -266,9 +268,15 @@ impl<W: Write> Archive for Zip<'_, W> {
             },
             _ => return Err(FindingKind::Write(io::Error::other("zip knows files, folders and links only"))),
         };
-        if let Err(error) = started {
-            self.broken = Some(error.into());
-            return Ok(());
+        match started {
+            Ok(()) => {}
+            Err(zip::result::ZipError::InvalidArchive(_)) => {
+                return Err(FindingKind::Write(io::Error::other("the zip has a file of this name already")));
+            }
+            Err(error) => {
+                self.broken = Some(error.into());
+                return Ok(());
+            }
         }
         if met.info.kind != FileKind::Regular {
             return Ok(());

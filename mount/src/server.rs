@@ -92,6 +92,8 @@ impl Server {
             FilesError::NotFound { .. } => Errno::ENOENT,
             FilesError::WrongKind { expected: "a folder", .. } => Errno::ENOTDIR,
             FilesError::WrongKind { .. } => Errno::EINVAL,
+            // Not a failure of the store.
+            FilesError::Unsupported { .. } => Errno::EOPNOTSUPP,
             error => self.failed(place, error),
         }
     }

@@ -139,7 +139,9 @@ fn tell(context: &Context, report: &ExtractReport) -> Exit {
     ));
     match &report.findings[..] {
         [] => Exit::Done,
-        found if found.iter().any(|it| matches!(it.what, FindingKind::Unreadable(_))) => Exit::Damage,
-        _ => Exit::Incomplete,
+        found => found.iter().fold(Exit::Incomplete, |exit, it| match &it.what {
+            FindingKind::Unreadable(error) => exit.worse(inside::exit_of(error)),
+            _ => exit,
+        }),
     }
 }

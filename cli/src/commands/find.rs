@@ -43,8 +43,13 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<Exit> {
         if place.path.is_some() {
             return Err(Said::usage("expected IMAGE or IMAGE:N, found a path").into());
         }
-        let reader = inside::reader(context, &store, &place.image, &args.narrow)?;
-        search.image(&reader, place.volume)?;
+        let searched = inside::reader(context, &store, &place.image, &args.narrow)
+            .and_then(|reader| search.image(&reader, place.volume));
+        match searched {
+            // One image of many is not the end of the others.
+            Err(error) if args.all_images => search.failed(&place.image, error, Exit::Damage),
+            searched => searched?,
+        }
     }
     Ok(search.exit)
 }
@@ -73,14 +78,22 @@ struct Search<'a> {
 impl Search<'_> {
     fn image(&mut self, reader: &Arc<ImageReader>, number: Option<u32>) -> Result<()> {
         let id = reader.image().id().short();
-        for line in image::volumes(reader)? {
-            let wanted = number.map_or_else(|| is_readable(&line), |number| number == line.number);
-            if !wanted {
+        let lines = image::volumes(reader)?;
+        if let Some(number) = number.filter(|number| lines.iter().all(|line| line.number != *number)) {
+            return Err(Said::usage(format!("image {id}: there is no partition {number}"))
+                .hint(format!("`cas ls {id}` lists them"))
+                .into());
+        }
+        for line in lines.iter().filter(|line| number.is_none_or(|number| number == line.number)) {
+            let place = format!("{id}:{}", line.number);
+            if number.is_none() && !is_readable(line) {
+                let what = line.kind.as_deref().unwrap_or("nothing known");
+                self.context.ui.note(format!("{place}: not searched: {what}"));
                 continue;
             }
             match image::open_volume(Arc::clone(reader), line.number) {
-                Ok(volume) => self.volume(&format!("{id}:{}", line.number), &volume),
-                Err(error) => self.failed(&format!("{id}:{}", line.number), anyhow::Error::new(error)),
+                Ok(volume) => self.volume(&place, &volume),
+                Err(error) => self.failed(&place, anyhow::Error::new(error), Exit::Damage),
             }
         }
         Ok(())
@@ -104,13 +117,14 @@ impl Search<'_> {
         let mut failed = |path: &[u8], error| errors.push((path.to_vec(), error));
         image::walk(&*volume.files, &root, &mut each, &mut failed);
         for (path, error) in errors {
-            self.failed(&format!("{place}:{}", inside::shown(&path)), anyhow::Error::new(error));
+            let exit = inside::exit_of(&error);
+            self.failed(&format!("{place}:{}", inside::shown(&path)), anyhow::Error::new(error), exit);
         }
     }
 
-    fn failed(&mut self, place: &str, error: anyhow::Error) {
+    fn failed(&mut self, place: &str, error: anyhow::Error, exit: Exit) {
         self.context.ui.warn(format!("{place}: {error:#}"));
-        self.exit = Exit::Damage;
+        self.exit = self.exit.worse(exit);
     }
 }
 

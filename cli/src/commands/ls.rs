@@ -84,8 +84,8 @@ fn list(context: &Context, args: &Args, volume: &VolumeFiles, found: &Found) -> 
     let mut lines = Lines { args, zone, table: Table::new(&TITLES), json: Vec::new(), context };
     let mut exit = Exit::Done;
     let mut failed = |path: &[u8], error: disk::files::FilesError| {
+        exit = exit.worse(inside::exit_of(&error));
         context.ui.warn(format!("{}: {:#}", inside::shown(path), anyhow::Error::new(error)));
-        exit = Exit::Damage;
     };
     match volume.files.info(found.file) {
         Err(error) => failed(&found.path, error),

@@ -156,8 +156,10 @@ fn safe_name(disk: &str) -> String {
 }
 
 fn to_be_mounted(store: &Arc<Store>, image: &Listed, name: &str) -> MountedImage {
-    let layout = image.source.as_ref().map(|source| &source.layout);
-    let volumes = layout.iter().flat_map(|layout| &layout.volumes).map(|volume| MountedVolume {
+    let source = image.source.as_ref();
+    let excluded = source.map_or(&[][..], |source| &source.excluded);
+    let volumes = source.iter().flat_map(|source| &source.layout.volumes);
+    let volumes = volumes.filter(|volume| !excluded.contains(&volume.number)).map(|volume| MountedVolume {
         number: volume.number,
         extent: volume.extent,
         content: volume.content.as_ref().map(|content| content.kind.clone()),

@@ -14,11 +14,12 @@ pub(super) const TEXT_BYTES_MAX: u64 = 4 << 20;
 
 /// Texts that name filesystems, from the root folder of one: that of a system, of a `/boot` of its own, or of an EFI system
 /// partition. A `*` stands for any part of one name.
-pub(super) const FILES: [&str; 38] = [
+pub(super) const FILES: [&str; 44] = [
     "etc/fstab",
     "etc/crypttab",
     "etc/default/grub",
     "etc/default/grub.d/*.cfg",
+    "etc/grub.d/4*",
     "etc/kernel/cmdline",
     "etc/cmdline.d/*.conf",
     "etc/dracut.conf",
@@ -41,6 +42,7 @@ pub(super) const FILES: [&str; 38] = [
     "boot/refind_linux.conf",
     "boot/efi/EFI/*/grub.cfg",
     "boot/firmware/cmdline.txt",
+    "boot/armbianEnv.txt",
     "grub/grub.cfg",
     "grub/custom.cfg",
     "grub/grubenv",
@@ -50,10 +52,14 @@ pub(super) const FILES: [&str; 38] = [
     "extlinux/extlinux.conf",
     "refind_linux.conf",
     "cmdline.txt",
+    "armbianEnv.txt",
+    "syslinux/syslinux.cfg",
     // An EFI system partition.
     "EFI/*/grub.cfg",
     "EFI/*/grubenv",
     "EFI/refind/refind.conf",
+    "EFI/syslinux/*.cfg",
+    "limine.conf",
     "loader/entries/*.conf",
 ];
 
