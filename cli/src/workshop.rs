@@ -22,10 +22,12 @@ struct Shown(mount::Shown);
 impl Workshop {
     /// In a folder that exists.
     pub(crate) fn new(work_folder: &Path) -> Result<Workshop> {
-        sweep(work_folder);
+        let named = || format!("work folder {}", work_folder.display());
+        // As the kernel names it.
+        let work_folder = work_folder.canonicalize().with_context(named)?;
+        sweep(&work_folder);
         let prefix = format!("{PREFIX}{}-", std::process::id());
-        let folder = TempDir::with_prefix_in(prefix, work_folder)
-            .with_context(|| format!("work folder {}", work_folder.display()))?;
+        let folder = TempDir::with_prefix_in(prefix, &work_folder).with_context(named)?;
         Ok(Workshop { folder })
     }
 }
