@@ -2,7 +2,7 @@
 //! whose loader is known to the old machine's firmware alone, by an entry in its memory, does not start elsewhere.
 //!
 //! Promise: nothing that is there is changed; a copy is read back. Knows nothing of which system is the right one where there are
-//! several: the first in the order of [`LOADERS`], then by name.
+//! several: the first in the order of `LOADERS`, then by name.
 //! Format: UEFI 2.10 §3.5.1.1; names of loaders as shim, GRUB and systemd install them.
 
 use super::BootProblem;

@@ -369,7 +369,7 @@ impl ReadAt for Overlay {
         Ok(())
     }
 
-    /// What was written, and the base's data where it was not; an extent is at most [`DATA_BYTES_MAX`] long.
+    /// What was written, and the base's data where it was not; an extent is at most `DATA_BYTES_MAX` long.
     fn next_data(&self, offset: u64) -> Result<Option<Extent>, disk::Error> {
         let Some(mut data) = self.next_piece(offset)? else { return Ok(None) };
         while data.bytes < DATA_BYTES_MAX {
