@@ -40,9 +40,9 @@ pub(crate) struct LayoutArgs {
     /// same machine as its original
     #[arg(long)]
     new_ids: bool,
-    /// Mend what boots: auto (where it moved), none, or some of grub,efi,start
-    #[arg(long, value_name = "auto|none|LIST", default_value = "auto", hide_default_value = true)]
-    fixup: String,
+    /// Mend what boots: auto, none, or some of grub,efi,start [default: auto where anything moves, else none]
+    #[arg(long, value_name = "auto|none|LIST")]
+    fixup: Option<String>,
     /// Where filesystems are changed before the target is written: what changes takes space there
     #[arg(long, value_name = "FOLDER", default_value = "/var/tmp")]
     work_folder: PathBuf,
@@ -96,13 +96,14 @@ impl LayoutArgs {
     }
 
     fn fixups(&self) -> Result<Option<Fixups>> {
-        match self.fixup.as_str() {
-            "auto" => return Ok(None),
+        let Some(wanted) = self.fixup.as_deref() else { return Ok(None) };
+        match wanted {
+            "auto" => return Ok(Some(Fixups::all())),
             "none" => return Ok(Some(Fixups::default())),
             _ => {}
         }
         let mut fixups = Fixups::default();
-        for name in self.fixup.split(',') {
+        for name in wanted.split(',') {
             match name {
                 "grub" => fixups.grub = true,
                 "efi" => fixups.efi = true,
